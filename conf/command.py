@@ -1,0 +1,182 @@
+"""Turns a function of a checked configuration into a command: Hydra's command line in, one line for a mistake out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, nearest_name
+from utils import PROJECT
+
+CONF = Path(__file__).parent
+
+OmegaConf.register_new_resolver("project_dir", lambda: str(PROJECT), replace=True)
+
+
+def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Decorates `function(cfg)`: composes conf/<config_name>.yaml, checks it against `schema`, calls the function.
+
+    A mistake of the user's (any exception with `for_user`, and whatever Hydra refuses) ends in one line and exit code 2;
+    trouble with files or an interruption in one line and exit code 1 or 130; anything else is a bug, with its traceback.
+    """
+
+    def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        def job(cfg: DictConfig) -> Any:
+            return function(checked(cfg, schema))
+
+        @functools.wraps(function)
+        def run() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here; Hydra would print and exit itself
+            try:
+                with _without_hydras_own_report():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+            except KeyboardInterrupt:
+                _stop("interrupted", code=130)
+            except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+                _stop(_explain(error, config_name), code=2)
+            except UnknownKey as error:
+                _stop(_unknown_key(str(error), config_name), code=2)
+            except BrokenPipeError:  # the reader of our output left, as in `... | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(1)
+            except OSError as error:
+                _stop(str(error), code=1)
+            except Exception as error:
+                if getattr(error, "for_user", False):
+                    _stop(str(error), code=getattr(error, "exit_code", 2))
+                raise
+
+        return run
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _without_hydras_own_report() -> Iterator[None]:
+    """Keeps back the line "Error executing job with overrides", which Hydra writes before it raises what a job raised."""
+    write = sys.stderr.write
+    sys.stderr.write = lambda text: 0 if text.startswith("Error executing job with overrides") else write(text)  # type: ignore
+    try:
+        yield
+    finally:
+        sys.stderr.write = write  # type: ignore[method-assign]
+
+
+def checked(cfg: DictConfig, schema: type) -> DictConfig:
+    """`cfg` with every interpolation resolved, after checking all of it; UserError names the first key that is wrong."""
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    check(plain, schema)  # type: ignore[arg-type]
+    if schema is TrainConfig:
+        for slot in SLOTS:
+            check_slot(slot, plain[slot])
+    return OmegaConf.create(plain)
+
+
+def typed_overrides() -> list[str]:
+    """What the user typed for this job (in a sweep: with this job's values)."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def run_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
+    """Where a new run goes: <name>/<timestamp>, or in a sweep <name>/<variant>/seed-<n>, below `experiments_dir`."""
+    experiment = Path(cfg.experiments_dir).absolute() / cfg.name
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return experiment / variant_name(overrides) / f"seed-{cfg.seed}"
+    return experiment / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+
+
+def variant_name(overrides: Sequence[str]) -> str:
+    """A short readable folder name for what was typed, the seed apart: "lr-1e-3_model-cnn"."""
+    parts = []
+    for key, _, value in (override.lstrip("+~").partition("=") for override in sorted(overrides)):
+        if key not in ("seed", "name", "experiments_dir"):
+            parts.append(f"{key.rpartition('.')[2]}-" + re.sub(r"[^A-Za-z0-9.]+", "-", value).rstrip("-"))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)) or "default"
+    if len(name) > 120:
+        name = f"{name[:111]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _stop(message: str, *, code: int) -> None:
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    """What Hydra or OmegaConf says over several lines, in one that says what was given and what is allowed."""
+    text = " ".join(str(error).split()).split(" See https://hydra.cc")[0]
+    if ambiguous := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text):
+        key, value = ambiguous[1], ambiguous[2]
+        return f"{key}={value} is several values: add -m to try each of them, or write '{key}=[{value}]' for one list"
+    key = getattr(error, "full_key", None)
+    if (key and "resolving interpolation" in text) or isinstance(error, MissingMandatoryValue):
+        return f"{key}: " + re.sub(r"\s*(full_key|object_type|reference_type)[:=] ?\S*", "", text)
+    if (cause := error.__cause__) is not None and isinstance(cause, OmegaConfBaseException):
+        text += ": " + " ".join(str(cause).split())
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(unknown[1], config_name)
+    if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = missing[1], missing[2]
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={option}: there is no such option; " + _suggest(option, options)
+    return re.sub(r"\s*(full_key|object_type|reference_type)[:=] ?\S*", "", text)
+
+
+def _unknown_key(key: str, config_name: str) -> str:
+    names = [name for name in _keys_of(config_name) if not name.rpartition(".")[2].startswith("_")]
+    groups = [path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))]
+    parent, _, last = key.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
+    anywhere = {name.rpartition(".")[2]: name for name in reversed(names)}
+    choices = siblings | ({} if parent else {group: group for group in sorted(groups)})
+    for candidates in (choices, anywhere):
+        if near := nearest_name(last, candidates):
+            return f"{key} is not a key of this configuration; did you mean {candidates[near]}?"
+    where = "the keys there are" if siblings else "the keys are"
+    shown = ", ".join(siblings or dict.fromkeys(name.split(".")[0] for name in names))
+    return f"{key} is not a key of this configuration; {where} {shown}"
+
+
+def _suggest(name: str, names: list[str]) -> str:
+    near = nearest_name(name, names)
+    return (f"did you mean {near}? " if near else "") + f"the options are {', '.join(names)}"
+
+
+def _keys_of(config_name: str) -> list[str]:
+    """The dotted keys of the configuration with the groups that were chosen on the command line."""
+    groups = [
+        a
+        for a in sys.argv[1:]
+        if re.fullmatch(r"\w+=\w+", a) and (CONF / a.replace("=", "/")).with_suffix(".yaml").exists()
+    ]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        composed = OmegaConf.to_container(hydra.compose(config_name, overrides=groups), resolve=False)
+    keys: list[str] = []
+
+    def collect(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                collect(value, f"{prefix}{name}.")
+
+    collect(composed, "")
+    return keys

@@ -1,0 +1,359 @@
+"""What a configuration may hold: types and ranges, checked before anything is built or written.
+
+Every key has a type here or, below a `_target_`, in the signature of what it names; a key that has none is a mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+
+from utils import UserError
+
+
+class UnknownKey(UserError):
+    """A key that no part of the configuration has; its message is the dotted key alone."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; `open_low`, `open_high`: the end itself is out; infinities only with `infinite`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    infinite: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and not self.infinite)):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_low else 'at least'} {self.low:.10g}" if self.low > -math.inf else ""
+        high = f"{'below' if self.open_high else 'at most'} {self.high:.10g}" if self.high < math.inf else ""
+        return " and ".join(part for part in (low, high) if part) or "finite"
+
+
+class DirectoryName:
+    """Names that are safe as a folder's: letters, digits, '.', '_' and '-', not '.' first, at most 120 of them."""
+
+    def __contains__(self, value: str) -> bool:
+        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", value) is not None
+
+    def __str__(self) -> str:
+        return "of letters, digits, '.', '_' and '-' (no '.' first, at most 120)"
+
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Count = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(0, open_low=True)]
+Fraction = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+
+
+@dataclass
+class DataOptions:
+    """`data.*`, apart from the keys of the dataset itself."""
+
+    root: str
+    batch_size: Count | None
+    eval_batch_size: Count
+    num_workers: Annotated[int, Range(0)]
+    val_fraction: Fraction
+    split_seed: Seed
+    drop_last: bool
+    crop_padding: Annotated[int, Range(0)]
+    flip: bool
+    mean: list[float] | None
+    std: list[Positive] | None
+    limit: Count | None
+    max_batches: Count | None
+
+
+@dataclass
+class SchedulerOptions:
+    """`scheduler.*`, apart from the keys of the schedule itself."""
+
+    interval: Literal["step", "epoch"]
+
+
+@dataclass
+class TrainerOptions:
+    """`trainer.*`."""
+
+    epochs: Count
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    compile: bool
+    loss: str
+    monitor: str | None
+    patience: Count | None
+    max_grad_norm: Annotated[float, Range(0, open_low=True, infinite=True)]
+    log_every: Count
+    images: bool
+    profile: bool
+    fail_above: Annotated[float, Range(infinite=True)]
+
+
+@dataclass
+class TrainConfig:
+    """The whole configuration of a run."""
+
+    name: Annotated[str, DirectoryName()]
+    seed: Seed
+    resume: str | None
+    experiments_dir: str
+    data: dict[str, Any]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    trainer: TrainerOptions
+
+
+@dataclass
+class DataRoot:
+    """Where `evaluate.py` finds the data, if not where the run found it."""
+
+    root: str | None
+
+
+@dataclass
+class EvaluateConfig:
+    """What `evaluate.py` is asked for."""
+
+    run: str
+    checkpoint: Literal["best", "last"]
+    split: Literal["test", "val", "train"]
+    device: str | None
+    data: DataRoot
+
+
+# ------------------------------------------------------------------------------------------------------- the checks
+
+
+def check(config: Mapping[str, Any], schema: type) -> None:
+    """Raises UserError, in one line that names the key, where plain `config` does not fit the dataclass `schema`."""
+    hints = typing.get_type_hints(schema, include_extras=True)
+    check_keys(config, hints, where="")
+
+
+def check_keys(
+    values: Mapping[str, Any], hints: Mapping[str, Any], *, where: str, required: Iterable[str] = ()
+) -> None:
+    """Checks that `values` has keys of `hints` only, each of its type, and all of `required`."""
+    required = required or hints
+    for key in values:
+        if key not in hints:
+            raise UnknownKey(f"{where}{key}")
+    for key, hint in hints.items():
+        if key in values:
+            check_value(values[key], hint, where=f"{where}{key}")
+        elif key in required:
+            raise UserError(f"{where}{key} is missing; it takes {_allowed(hint)}")
+
+
+def check_value(value: Any, hint: Any, *, where: str) -> None:
+    """Checks one value against a type hint."""
+    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} is {value!r}; it takes keys: {', '.join(f.name for f in fields(hint))}")
+        check_keys(value, typing.get_type_hints(hint, include_extras=True), where=f"{where}.")
+    elif not _fits(value, hint):
+        raise UserError(f"{where} is {_shown(value)}; it takes {_allowed(hint)}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        infinite = getattr(arguments[1], "infinite", False) and isinstance(value, float)
+        return (infinite or _fits(value, arguments[0])) and value in arguments[1]
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in arguments)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    if hint is str:
+        return isinstance(value, str)
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        items = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(arguments)
+        return items and all(_fits(item, option) for item, option in zip(value, arguments, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        items = isinstance(value, Sequence) and not isinstance(value, str)
+        return items and (not arguments or all(_fits(item, arguments[0]) for item in value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if hint in (dict, list, tuple):
+        return isinstance(value, Mapping if hint is dict else Sequence) and not isinstance(value, str)
+    return hint is Any or hint is inspect.Parameter.empty or not _is_opaque(hint)
+
+
+def _is_opaque(hint: Any) -> bool:
+    """Whether a hint is a class such as Tensor, of which no configuration can hold a value."""
+    return isinstance(hint, type) and get_origin(hint) is None and hint not in (bool, int, float, str, type(None))
+
+
+def _allowed(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return f"{_allowed(arguments[0])} {arguments[1]}"
+    if origin in (Union, types.UnionType):
+        plain = [option for option in arguments if not _is_opaque(option)]
+        return " or ".join(dict.fromkeys(_allowed(option) for option in plain))
+    if origin is Literal:
+        return " or ".join(str(option) for option in arguments)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list, each {_allowed(arguments[0])}" if arguments else "a list"
+    if hasattr(hint, "__dataclass_fields__") or origin is dict:
+        return "keys of its own"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return {"None": "null", "True": "true", "False": "false"}.get(text, text[:80])
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` is most likely a typing mistake for, or None."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+# ------------------------------------------------------------------------------------------------- `_target_` nodes
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the configuration that holds a `_target_`: what may stand there, and what else its node may hold.
+
+    kind: the class (by its dotted name, imported when needed) that a target must be a subclass of, or must be annotated
+    to return; given: how many leading arguments the builder passes itself; options: the keys beside the target's own.
+    """
+
+    kind: str
+    given: int
+    options: type | None = None
+
+
+SLOTS = {
+    "data": Slot("model.datasets.Examples|model.datasets.Folder", given=2, options=DataOptions),
+    "model": Slot("torch.nn.Module", given=1),
+    "optimizer": Slot("torch.optim.Optimizer", given=1),
+    "scheduler": Slot("torch.optim.lr_scheduler.LRScheduler", given=1, options=SchedulerOptions),
+}
+
+
+def check_slot(slot: str, node: Mapping[str, Any]) -> None:
+    """Checks a `_target_` node: that its target is what the slot holds, and its keys and their values fit."""
+    target = resolve_target(slot, node)
+    options = SLOTS[slot].options
+    hints = typing.get_type_hints(options, include_extras=True) if options else {}
+    parameters, takes_any = _own_parameters(target, SLOTS[slot].given)
+    own_hints = {name: parameter.annotation for name, parameter in parameters.items()}
+    required = [*hints, *(name for name, p in parameters.items() if p.default is inspect.Parameter.empty)]
+    known = {"_target_": Any, "_partial_": bool, "_convert_": str, **own_hints, **hints}
+    if takes_any:
+        known |= {str(key): Any for key in node if key not in known}
+    values = {key: 1 if slot == "scheduler" and is_share(value) else value for key, value in node.items()}
+    if "lr" in known:
+        known["lr"] = Positive
+    check_keys(values, known, where=f"{slot}.", required=required or ["_target_"])
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value is a share of the run's length, such as "100%" or "33.3%"."""
+    return isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value) is not None
+
+
+def build(slot: str, node: Mapping[str, Any], *given: Any) -> Any:
+    """Calls the target of a checked node with the builder's own arguments and the node's keys.
+
+    ValueError and TypeError from its constructor become a UserError: the range of a network's own keys is its own
+    affair, and it says so by raising.
+    """
+    target = resolve_target(slot, node)
+    own = own_keys(slot, node)
+    try:
+        return target(*given, **own)
+    except (ValueError, TypeError) as error:
+        if getattr(error, "for_user", False):
+            raise
+        raise UserError(f"{slot}: {node['_target_']} refuses its keys {own}: {error}") from error
+
+
+def own_keys(slot: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a node that is the target's."""
+    plain = OmegaConf.to_container(node) if isinstance(node, DictConfig) else node
+    options = SLOTS[slot].options
+    others = {option.name for option in fields(options)} if options else set()
+    return {str(key): value for key, value in plain.items() if key not in others and not str(key).startswith("_")}  # type: ignore[union-attr]
+
+
+def resolve_target(slot: str, node: Mapping[str, Any]) -> Any:
+    """The class or function that `_target_` names, if it is of the slot's kind; never called here."""
+    path = node.get("_target_")
+    if not isinstance(path, str) or "." not in path:
+        raise UserError(f"{slot}._target_ is {_shown(path)}; it takes the dotted name of a class, like torch.optim.SGD")
+    kinds = tuple(_import(kind, slot) for kind in SLOTS[slot].kind.split("|"))
+    target = _import(path, slot)
+    is_fitting_class = isinstance(target, type) and issubclass(target, kinds)
+    if not is_fitting_class and not (inspect.isfunction(target) and _returns(target, kinds)):
+        wanted = SLOTS[slot].kind.replace("|", " or ")
+        raise UserError(f"{slot}._target_ is {path}; it takes a subclass of, or function annotated to return, {wanted}")
+    return target
+
+
+def _returns(function: Any, kinds: tuple[type, ...]) -> bool:
+    try:
+        hint = typing.get_type_hints(function).get("return")
+    except (NameError, TypeError):
+        return False
+    options = [option for option in (get_args(hint) or (hint,)) if option is not type(None)]
+    return bool(options) and all(isinstance(option, type) and issubclass(option, kinds) for option in options)
+
+
+def _import(path: str, slot: str) -> Any:
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{slot}._target_ is {path}, but {module_name} cannot be imported ({error})") from error
+    if not hasattr(module, name):
+        nearest = nearest_name(name, vars(module))
+        raise UserError(
+            f"{slot}._target_ is {path}, but {module_name} has no {name}"
+            + (f"; did you mean {nearest}?" * bool(nearest))
+        )
+    return getattr(module, name)
+
+
+def _own_parameters(target: Any, given: int) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The parameters of a target after those that its builder passes, and whether it takes any keyword."""
+    try:
+        signature = inspect.signature(target, eval_str=True)
+    except (NameError, TypeError):
+        signature = inspect.signature(target)
+    parameters = list(signature.parameters.values())[given:]
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)

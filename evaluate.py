@@ -1,0 +1,243 @@
+"""The evaluation loop, and the command that evaluates a run from its directory alone.
+
+python evaluate.py run=experiments/digits_mlp/2026-01-31_12-00-00
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from conf.command import checked, command
+from conf.schema import EvaluateConfig, TrainConfig, build, own_keys, resolve_target
+from model.data_loader import Dataset, Loader, load_split, make_loader
+from model.datasets import Examples, Folder
+from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, metrics_for
+from utils import PROJECT, UserError, autocast, choose_device, full_precision, load_part, load_tensors, write_json
+
+FOLD_AT = 4096  # examples whose values are held back before they are added up
+
+
+class Means:
+    """Exact means of the loss and the metrics over examples, wherever the batches end.
+
+    Nothing is read from the device before `result`, and adding up is left for many examples at once.
+    """
+
+    def __init__(self, loss: Loss, metrics: dict[str, Metric]) -> None:
+        self.loss, self.metrics = loss, metrics
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.num_waiting = self.num_examples = 0
+        self.sums: list[Tensor] = []  # the loss first, then each metric's quantities
+
+    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        """A batch: its loss values [batch], the network's outputs [batch, ...] and the targets [batch, ...]."""
+        self.waiting.append((losses.detach(), outputs.detach(), targets))
+        self.num_waiting += len(losses)
+        if self.num_waiting >= FOLD_AT:
+            self._fold()
+
+    def result(self) -> dict[str, float]:
+        """{"loss": ..., and each metric by name}, over all that was added."""
+        self._fold()
+        means = [total.cpu().double() / self.num_examples for total in self.sums]
+        named = zip(self.metrics.items(), means[1:], strict=True)
+        return {"loss": float(means[0])} | {name: metric.result(mean) for (name, metric), mean in named}
+
+    def _fold(self) -> None:
+        if not self.waiting:
+            return
+        losses, outputs, targets = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+        values = [losses, *(metric.values(outputs, targets) for metric in self.metrics.values())]
+        exact = torch.float32 if losses.device.type == "mps" else torch.float64  # mps has no float64
+        sums = [value.to(exact).sum(dim=0) for value in values]
+        self.sums = [old + new for old, new in zip(self.sums, sums, strict=True)] if self.sums else sums
+        self.num_examples += self.num_waiting
+        self.waiting, self.num_waiting = [], 0
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(outputs, targets) of each batch, in evaluation mode and without gradients; the mode is put back at the end."""
+    was_training = model.training
+    model.eval()
+    try:
+        for inputs, targets in batches:
+            with autocast(inputs.device, precision):
+                outputs = full_precision(model(inputs))
+            yield outputs, targets
+    finally:
+        model.train(was_training)
+
+
+def measure(predictions: Iterable[tuple[Tensor, Tensor]], loss: Loss, metrics: dict[str, Metric]) -> dict[str, float]:
+    """{"loss": ..., and each metric by name}, over all examples of the (outputs, targets) given."""
+    means = Means(loss, metrics)
+    for outputs, targets in predictions:
+        means.add(loss.values(outputs, targets), outputs, targets)
+    return means.result()
+
+
+# ------------------------------------------------------------------------------------------- from a configuration
+
+
+def build_dataset(cfg: DictConfig) -> Dataset:
+    """The dataset function of a configuration, with its keys filled in: it takes a split's name."""
+    function, keys = resolve_target("data", cfg.data), own_keys("data", cfg.data)
+    return lambda split: function(split, cfg.data.root, **keys)
+
+
+def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
+    """The network of a configuration, for data of that spec, with its initial weights."""
+    return build("model", cfg.model, spec)
+
+
+def make_eval_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpec, device: torch.device) -> Loader:
+    """The loader that measures: training's validation and the command's evaluation go through the same batches."""
+    options = {"num_workers": cfg.data.num_workers, "max_batches": cfg.data.max_batches}
+    return make_loader(examples, spec, batch_size=cfg.data.eval_batch_size, device=device, **options)
+
+
+def load_run(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> tuple[nn.Module, DictConfig]:
+    """(the trained network, in evaluation mode, and the run's configuration) from a run directory alone.
+
+    checkpoint: "best" or "last". Raises UserError where the run or the checkpoint is missing or damaged.
+    """
+    cfg = load_config(find_run(run))
+    model, _, _ = load_model(cfg, find_run(run) / f"{checkpoint}.pt", choose_device(device))
+    return model, cfg
+
+
+def find_run(run: str | Path) -> Path:
+    """The run directory of that name, from here or from the project's folder; UserError where there is none."""
+    for directory in (Path(run), PROJECT / run):
+        if (directory / "config.yaml").is_file():
+            return directory
+    what = "is not a run directory: it holds no config.yaml" if Path(run).exists() else "does not exist"
+    raise UserError(f"{run} {what}; runs are in {PROJECT / 'experiments'}")
+
+
+def load_config(directory: Path) -> DictConfig:
+    """The configuration that a run directory records, checked like a new one."""
+    try:
+        recorded = OmegaConf.load(directory / "config.yaml")
+        assert isinstance(recorded, DictConfig)
+        return checked(recorded, TrainConfig)
+    except (AssertionError, OSError, ValueError) as error:
+        raise UserError(f"{directory / 'config.yaml'} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
+    """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds)."""
+    state = load_tensors(path, device)
+    try:
+        spec = DataSpec(**state["spec"])
+        weights = state["model"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no network of this project ({error})") from error
+    model = build_model(cfg, spec).to(device)
+    load_part("model", model, weights, path)
+    return model.eval(), spec, state
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def count_confusions(predicted: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """The confusion matrix [true class, predicted class] of class numbers [n]."""
+    return torch.bincount(targets * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def class_report(confusions: Tensor, classes: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """Precision, recall, F1 and support of each class; None where a ratio has nothing to divide by."""
+    right, predicted, support = (t.tolist() for t in (confusions.diag(), confusions.sum(0), confusions.sum(1)))
+
+    def ratio(part: float, whole: float) -> float | None:
+        return part / whole if whole else None
+
+    return {
+        name: {
+            "precision": ratio(right[i], predicted[i]),
+            "recall": ratio(right[i], support[i]),
+            "f1": ratio(2 * right[i], predicted[i] + support[i]),
+            "support": support[i],
+        }
+        for i, name in enumerate(classes)
+    }
+
+
+def evaluate_run(
+    directory: Path,
+    *,
+    checkpoint: str = "best",
+    split: str = "test",
+    root: str | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Evaluates a run with its own configuration; writes the result and pictures into its directory, and returns it.
+
+    root, device: where the data is and what computes, if not as in the run. Raises UserError or DataError.
+    """
+    cfg = load_config(directory)
+    cfg.data.root = root or cfg.data.root
+    chosen_device = choose_device(device or cfg.trainer.device)
+    model, spec, state = load_model(cfg, directory / f"{checkpoint}.pt", chosen_device)
+    output = getattr(model, "output", "logits")
+    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
+    examples = load_split(build_dataset(cfg), split, **options)
+    if spec.task == "classification" and tuple(examples.classes) != tuple(spec.classes):
+        raise UserError(
+            f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
+        )
+    loader = make_eval_loader(cfg, examples, spec, chosen_device)
+    predictions = list(predict(model, loader, cfg.trainer.precision))
+    metrics = measure(predictions, choose_loss(cfg.trainer.loss, spec, output), metrics_for(spec.task))
+
+    result: dict[str, Any] = {"split": split, "checkpoint": checkpoint, "epoch": state["progress"]["epoch"]}
+    result |= {"num_examples": loader.num_examples} | {f"{split}/{name}": value for name, value in metrics.items()}
+    # Only the test split with the best weights is what tables read; other questions get files of their own.
+    suffix = f"_{split}" * (split != "test") + f"_{checkpoint}" * (checkpoint != "best")
+    if spec.task == "classification":
+        outputs, targets = (torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
+        predicted = class_probabilities(outputs, output).argmax(dim=1)
+        confusions = count_confusions(predicted, targets, spec.output_size)
+        result |= {"classes": class_report(confusions, spec.classes), "confusion_matrix": confusions.tolist()}
+        import plots
+
+        picture = plots.draw_confusion_matrix(confusions.numpy(), spec.classes)
+        plots.save_png(picture, directory / f"confusion_matrix{suffix}.png")
+    write_json(directory / f"evaluation{suffix}.json", result)
+    return result | {"file": directory / f"evaluation{suffix}.json"}
+
+
+@command("evaluate", EvaluateConfig)
+def main(ask: DictConfig) -> None:
+    """Evaluates a run, and prints what came out."""
+    directory = find_run(ask.run)
+    result = evaluate_run(directory, checkpoint=ask.checkpoint, split=ask.split, root=ask.data.root, device=ask.device)
+    print(f"{ask.checkpoint} weights (epoch {result['epoch']}) on {result['num_examples']:,} {ask.split} examples")
+    print("  ".join(f"{name} {value:.4f}" for name, value in result.items() if name.startswith(f"{ask.split}/")))
+    if "classes" in result:
+        print(format_report(result["classes"]))
+    print(f"written: {result['file']}")
+
+
+def format_report(report: dict[str, dict[str, float | None]]) -> str:
+    """The class report as lines of text."""
+    width = max(len(name) for name in [*report, "class"])
+    lines = [f"{'class':<{width}}  precision  recall      f1  support"]
+    for name, row in report.items():
+        cells = [f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("precision", "recall", "f1")]
+        lines.append(f"{name:<{width}}  {cells[0]:>9}  {cells[1]:>6}  {cells[2]:>6}  {row['support']:>7}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""Loaders: how examples become batches, and what is done to a batch on its way to the network.
+
+A dataset that fits in memory lives as tensors on the device of the run, and a batch is an index, a conversion and an
+augmentation there. A folder of images streams through a `DataLoader`. Both are iterables of (inputs, targets) with a
+length and `set_epoch`, and the order and the augmentation are functions of (seed, epoch, index) alone. The datasets
+themselves are in `model/datasets.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.datasets import DataError, Examples, Folder
+from model.net import DataSpec
+
+FOLDER_STATISTICS_SIZE = 2000  # images of a folder from which its mean and std are estimated
+
+
+class Loader(Protocol):
+    """Batches (inputs [batch, *input_shape] float, targets [batch, ...]) on the device of the run."""
+
+    num_examples: int  # in an epoch
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+# ------------------------------------------------------------------------------------- from stored to network inputs
+
+
+class Normalize:
+    """Stored inputs to network inputs, and back.
+
+    Call: uint8 images [batch, channels, height, width] -> float32, scaled to [0, 1], minus `mean`, over `std` (each a
+    value a channel); float inputs [batch, features] only minus `mean`, over `std`. Empty mean and std: as they are.
+    `inverse` gives the inputs before that: images as float32 in [0, 1].
+    """
+
+    def __init__(
+        self, mean: Sequence[float] = (), std: Sequence[float] = (), device: torch.device | str = "cpu"
+    ) -> None:
+        self.mean = torch.tensor(mean or (0.0,), device=device)
+        self.std = torch.tensor(std or (1.0,), device=device)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        mean, std = self._shaped(inputs)
+        if inputs.dtype == torch.uint8:
+            return torch.sub(inputs, mean * 255).mul_(1 / (std * 255))  # one pass reads uint8 and writes float32
+        return (inputs - mean) / std
+
+    def inverse(self, inputs: Tensor) -> Tensor:
+        mean, std = self._shaped(inputs)
+        return inputs * std + mean
+
+    def _shaped(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (inputs.dim() - 2))
+        return self.mean.view(shape), self.std.view(shape)
+
+
+class RandomCropFlip:
+    """Each image of a batch shifted by up to `padding` pixels (zeros come in) and flipped left-right half of the time.
+
+    What happens to an image is a function of (seed, epoch, index of the image), so it does not depend on the batch that
+    the image is in, nor on what ran before.
+    """
+
+    def __init__(self, *, padding: int, flip: bool, num_examples: int, seed: int, device: torch.device | str) -> None:
+        self.padding, self.flip, self.num_examples, self.seed, self.device = padding, flip, num_examples, seed, device
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        generator = generator_for(self.seed, epoch, purpose=1)
+        shifts = torch.randint(2 * self.padding + 1, (self.num_examples, 2), generator=generator)
+        flips = torch.randint(2, (self.num_examples,), generator=generator).bool() & self.flip
+        self.shifts, self.flips = shifts.to(self.device), flips.to(self.device)
+
+    def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
+        """Images [batch, channels, height, width] at `indices` [batch] of the dataset -> the same shape."""
+        height, width = images.shape[-2:]
+        shifts, flips = self.shifts[indices], self.flips[indices]
+        rows = shifts[:, :1] + torch.arange(height, device=images.device)  # [batch, height]
+        columns = torch.arange(width, device=images.device).expand(len(images), width)
+        columns = shifts[:, 1:] + torch.where(flips[:, None], width - 1 - columns, columns)  # [batch, width]
+        padded = F.pad(images, [self.padding] * 4)
+        batch = torch.arange(len(images), device=images.device)
+        # One gather for crop and flip; indexing around the channels puts them last: the channels-last memory format.
+        return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def generator_for(seed: int, epoch: int, *, purpose: int = 0) -> torch.Generator:
+    """A generator on the CPU that depends on nothing but its arguments; purposes do not share their numbers."""
+    mixed = (seed * 1_000_003 + epoch) * 1_000_003 + purpose
+    return torch.Generator().manual_seed(mixed % 2**63)
+
+
+def epoch_order(num_examples: int, *, shuffle: bool, seed: int, epoch: int) -> Tensor:
+    """The order of the examples in an epoch, [num_examples]: a function of (seed, epoch) alone."""
+    if not shuffle:
+        return torch.arange(num_examples)
+    return torch.randperm(num_examples, generator=generator_for(seed, epoch))
+
+
+# ------------------------------------------------------------------------------------------------------------ loaders
+
+
+@dataclass
+class Batching:
+    """What a loader does with its examples, in memory or streaming alike."""
+
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    normalize: Normalize
+    augment: Callable[[Tensor, Tensor], Tensor]  # (inputs, indices) -> inputs
+    device: torch.device
+    max_batches: int | None = None  # a debugging run sees only so many in an epoch
+
+    def examples_per_epoch(self, num_examples: int) -> int:
+        """How many of a split's examples an epoch shows."""
+        kept = num_examples // self.batch_size * self.batch_size if self.drop_last else num_examples
+        return min(kept, self.max_batches * self.batch_size) if self.max_batches else kept
+
+    def order(self, num_examples: int, epoch: int) -> Tensor:
+        """The indices of an epoch's examples, batch after batch."""
+        order = epoch_order(num_examples, shuffle=self.shuffle, seed=self.seed, epoch=epoch)
+        return order[: self.examples_per_epoch(num_examples)]
+
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self.augment, RandomCropFlip):
+            self.augment.set_epoch(epoch)
+
+
+class TensorLoader:
+    """Batches of a dataset that lives as tensors on the device: no workers, no copies from the host."""
+
+    def __init__(self, examples: Examples, batching: Batching) -> None:
+        self.inputs = examples.inputs.to(batching.device)
+        self.targets = examples.targets.to(batching.device)
+        self.batching, self.epoch = batching, 0
+        self.num_examples = batching.examples_per_epoch(len(examples))
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_examples / self.batching.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.batching.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = self.batching.order(len(self.targets), self.epoch).to(self.inputs.device)
+        for indices in order.split(self.batching.batch_size):
+            inputs = self.batching.augment(self.inputs.index_select(0, indices), indices)
+            yield self.batching.normalize(inputs), self.targets.index_select(0, indices)
+
+
+class FolderLoader:
+    """Batches of a folder of images, decoded by `num_workers` processes (0: this one); the rest happens on the device."""
+
+    def __init__(self, examples: Folder, batching: Batching, *, num_workers: int) -> None:
+        self.examples, self.batching, self.epoch = examples, batching, 0
+        self.num_examples = batching.examples_per_epoch(len(examples))
+        self.dataloader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=_Upcoming(self),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=batching.device.type == "cuda",
+            generator=torch.Generator(),  # its own: iterating must not draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_examples / self.batching.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.batching.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.dataloader:
+            images, targets, indices = (part.to(self.batching.device, non_blocking=True) for part in batch)
+            yield self.batching.normalize(self.batching.augment(images, indices)), targets
+
+
+class _Upcoming:
+    """The batches of the loader's current epoch, as lists of indices: what `DataLoader` calls a batch sampler."""
+
+    def __init__(self, loader: FolderLoader) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batching = self.loader.batching
+        for indices in batching.order(len(self.loader.examples), self.loader.epoch).split(batching.batch_size):
+            yield indices.tolist()
+
+
+# ------------------------------------------------------------------------------------------------- splits and builders
+
+Dataset = Callable[[str], "Examples | Folder | None"]  # "train", "val" or "test" -> that split; None where it has none
+
+
+def split_indices(targets: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(training, validation) indices: a seeded random `fraction` of each class (of all, for float targets) validates."""
+    order = torch.randperm(len(targets), generator=generator_for(seed, 0, purpose=2))
+    groups = [order]
+    if not targets.is_floating_point():
+        groups = [order[targets[order] == label] for label in targets.unique()]
+    sizes = [min(len(group) - 1, max(1, round(fraction * len(group)))) for group in groups]
+    validation = torch.cat([group[:size] for group, size in zip(groups, sizes, strict=True)]).sort().values
+    training = torch.cat([group[size:] for group, size in zip(groups, sizes, strict=True)]).sort().values
+    return training, validation
+
+
+def load_split(
+    dataset: Dataset, split: str, *, val_fraction: float, split_seed: int, limit: int | None = None
+) -> Examples | Folder:
+    """One split of a dataset; "val" is cut off "train" where the dataset has none of its own.
+
+    limit: only so many examples, drawn with `split_seed`. Raises DataError where there is no such split.
+    """
+    own_val = dataset("val") if split in ("train", "val") else None
+    examples = own_val if split == "val" and own_val is not None else dataset("test" if split == "test" else "train")
+    if examples is None:
+        raise DataError(f"the dataset has no {split} split")
+    if split in ("train", "val") and own_val is None:
+        training, validation = split_indices(examples.targets, val_fraction, split_seed)
+        examples = examples.subset(training if split == "train" else validation)
+    if len(examples) == 0:
+        raise DataError(f"the {split} split holds no examples")
+    if limit is not None and limit < len(examples):
+        examples = examples.subset(epoch_order(len(examples), shuffle=True, seed=split_seed, epoch=0)[:limit])
+    return examples
+
+
+def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSpec:
+    """The DataSpec of training examples; mean and std are computed from them where they are None.
+
+    Float inputs are not normalised unless mean and std are given. A folder's are estimated from 2,000 of its images.
+    """
+    is_class = not training.targets.is_floating_point()
+    sample = training
+    if isinstance(training, Folder):
+        first = epoch_order(len(training), shuffle=True, seed=0, epoch=0)[:FOLDER_STATISTICS_SIZE]
+        sample = training.subset(first).in_memory()
+    assert isinstance(sample, Examples)
+    if sample.inputs.dtype == torch.uint8:
+        own_mean, own_std = pixel_statistics(sample.inputs)
+        mean, std = mean if mean is not None else own_mean, std if std is not None else own_std
+    channels = sample.inputs.shape[1]
+    for name, values in (("mean", mean), ("std", std)):
+        if values and len(values) not in (1, channels):
+            raise DataError(f"data.{name} has {len(values)} values; the inputs have {channels} channels")
+    return DataSpec(
+        input_shape=tuple(sample.inputs.shape[1:]),
+        output_size=len(training.classes) if is_class else training.targets.shape[1],
+        task="classification" if is_class else "regression",
+        mean=tuple(mean or ()),
+        std=tuple(std or ()),
+        classes=tuple(training.classes),
+    )
+
+
+def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of uint8 images, on the scale where a pixel is in [0, 1].
+
+    Exact, from the counts of the 256 values; a channel that does not vary gets the deviation 1.
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
+        average = (counts * values).sum() / counts.sum()
+        deviation = ((counts * (values - average).square()).sum() / counts.sum()).sqrt()
+        mean.append(round(float(average), 6))
+        std.append(round(float(deviation), 6) or 1.0)
+    return mean, std
+
+
+def make_loader(
+    examples: Examples | Folder,
+    spec: DataSpec,
+    *,
+    batch_size: int | None,
+    device: torch.device,
+    seed: int = 0,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    crop_padding: int = 0,
+    flip: bool = False,
+    num_workers: int = 0,
+    max_batches: int | None = None,
+) -> Loader:
+    """Batches of `examples` for networks built from `spec`; batch_size None: all of them in one batch."""
+    augment: Callable[[Tensor, Tensor], Tensor] = lambda inputs, indices: inputs  # noqa: E731
+    if crop_padding or flip:
+        if len(spec.input_shape) != 3:
+            raise DataError("data.crop_padding and data.flip are for images; the examples of this data are none")
+        augment = RandomCropFlip(padding=crop_padding, flip=flip, num_examples=len(examples), seed=seed, device=device)
+    batch_size = batch_size or len(examples)
+    if shuffle and batch_size > len(examples):
+        raise DataError(
+            f"data.batch_size is {batch_size}, but the training split holds {len(examples)} examples; "
+            f"choose at most {len(examples)}, or null for all of them in one batch"
+        )
+    batching = Batching(
+        batch_size=min(batch_size, len(examples)),
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        normalize=Normalize(spec.mean, spec.std, device),
+        augment=augment,
+        device=device,
+        max_batches=max_batches,
+    )
+    if isinstance(examples, Folder):
+        return FolderLoader(examples, batching, num_workers=num_workers)
+    return TensorLoader(examples, batching)

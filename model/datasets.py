@@ -1,0 +1,225 @@
+"""Datasets: where examples come from.
+
+A dataset is a function `(split, root, **its own keys) -> Examples`, named by a file in `conf/data/`. It is called with
+"train", "val" or "test" and returns None for a split that it does not have ("val" is then cut off "train"). The
+annotation of its return value is what marks it as a dataset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class DataError(ValueError):
+    """Data that is missing, damaged or unfit; the message is one line for the user."""
+
+    for_user = True
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split in memory.
+
+    inputs: uint8 images [n, channels, height, width] or float32 [n, features]; targets: int64 class numbers [n], or
+    float32 [n, outputs] for regression; classes: the names of the classes, in the order of their numbers.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    classes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise DataError(f"{len(self.inputs)} inputs, but {len(self.targets)} targets")
+        if not self.targets.is_floating_point() and len(self.targets):
+            low, high = int(self.targets.min()), int(self.targets.max())
+            if low < 0 or high >= len(self.classes):
+                raise DataError(f"labels from {low} to {high}, but {len(self.classes)} classes: labels count from 0")
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def subset(self, indices: Tensor) -> Examples:
+        """Only the examples at `indices` [m]."""
+        return replace(self, inputs=self.inputs[indices], targets=self.targets[indices])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all inputs and targets."""
+        digest = hashlib.sha256(self.inputs.contiguous().numpy().data)
+        digest.update(self.targets.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A split that stays on disk: image files, decoded when they are asked for and resized to `image_size` squared."""
+
+    files: Sequence[Path]
+    targets: Tensor
+    classes: Sequence[str]
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        """(uint8 image [3, image_size, image_size], target, index)."""
+        return read_image(self.files[index], self.image_size), self.targets[index], index
+
+    def subset(self, indices: Tensor) -> Folder:
+        """Only the examples at `indices` [m]."""
+        return replace(self, files=[self.files[i] for i in indices.tolist()], targets=self.targets[indices])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files' names, sizes and targets; their content is not read."""
+        listing = "\n".join(
+            f"{path.parent.name}/{path.name} {path.stat().st_size} {label}"
+            for path, label in zip(self.files, self.targets.tolist(), strict=True)
+        )
+        return hashlib.sha256(listing.encode()).hexdigest()
+
+    def in_memory(self) -> Examples:
+        """All images decoded."""
+        images = torch.stack([read_image(path, self.image_size) for path in self.files])
+        return Examples(images, self.targets, self.classes)
+
+
+def read_image(path: Path, size: int) -> Tensor:
+    """An image file as uint8 [3, size, size]; DataError with the file's name where it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+                if image.size != (size, size):
+                    image = image.resize((size, size), Image.Resampling.BILINEAR)
+                return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = str(error).replace(f" {str(path)!r}", "") or type(error).__name__
+        raise DataError(f"{path} is not an image that can be read ({reason}); mend or remove it") from error
+
+
+# ---------------------------------------------------------------------------------------------------------- datasets
+
+
+def digits(split: str, root: str) -> Examples | None:
+    """The 1,797 handwritten digits, 8x8, that come with scikit-learn (UCI Optical Recognition of Handwritten Digits).
+
+    A fifth of each class, fixed for ever, is the test split.
+    """
+    from sklearn.datasets import load_digits
+
+    if split == "val":
+        return None
+    images, labels = load_digits(return_X_y=True)
+    pixels = torch.from_numpy(images).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)  # stored as 0 to 16
+    targets = torch.from_numpy(labels).long()
+    rank_in_class = torch.empty_like(targets)
+    for label in range(10):
+        rank_in_class[targets == label] = torch.arange(int((targets == label).sum()))
+    is_test = rank_in_class % 5 == 4
+    chosen = is_test if split == "test" else ~is_test
+    return Examples(pixels[chosen], targets[chosen], [str(digit) for digit in range(10)])
+
+
+def mnist(split: str, root: str) -> Examples | None:
+    """MNIST: 60,000 + 10,000 handwritten digits, 28x28 (LeCun et al. 1998)."""
+    return _torchvision("MNIST", split, root, "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte")
+
+
+def fashion_mnist(split: str, root: str) -> Examples | None:
+    """Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28x28 (Xiao et al. 2017)."""
+    return _torchvision("FashionMNIST", split, root, "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte")
+
+
+def kmnist(split: str, root: str) -> Examples | None:
+    """Kuzushiji-MNIST: 60,000 + 10,000 cursive Japanese characters, 28x28 (Clanuwat et al. 2018)."""
+    return _torchvision("KMNIST", split, root, "KMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte")
+
+
+def cifar10(split: str, root: str) -> Examples | None:
+    """CIFAR-10: 50,000 + 10,000 colour photographs, 32x32 (Krizhevsky 2009)."""
+    return _torchvision("CIFAR10", split, root, "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}")
+
+
+def cifar100(split: str, root: str) -> Examples | None:
+    """CIFAR-100: 50,000 + 10,000 colour photographs of 100 classes, 32x32 (Krizhevsky 2009)."""
+    return _torchvision("CIFAR100", split, root, "cifar-100-python/{train,test,meta}")
+
+
+def _torchvision(name: str, split: str, root: str, files: str) -> Examples | None:
+    """A torchvision dataset, downloaded into `root` where it is not there yet, by one process at a time."""
+    if split == "val":
+        return None
+    import torchvision.datasets
+    from filelock import FileLock
+
+    make, train, folder = getattr(torchvision.datasets, name), split == "train", Path(root).resolve()
+    had_folder, unreadable = folder.is_dir(), (RuntimeError, OSError, ValueError, EOFError, AssertionError)
+    # The lock is not in `root`, which may be read-only; whoever waited for it finds the files that the first one wrote.
+    lock = f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}-{getpass.getuser()}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / lock):
+        try:
+            dataset = make(root, train=train, download=False)
+        except unreadable:
+            try:
+                dataset = make(root, train=train, download=True)
+            except unreadable as error:
+                _remove_empty_folders(folder if not had_folder else folder / files.split("/")[0])
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise DataError(
+                    f"{name} is not in {folder}, and downloading it failed; expected there: {files}; point data.root or "
+                    f"DATA_ROOT at the folder that holds them ({reason[:120]})"
+                ) from error
+    pixels = torch.as_tensor(dataset.data)
+    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
+    return Examples(pixels.contiguous(), torch.as_tensor(dataset.targets).long(), list(dataset.classes))
+
+
+def _remove_empty_folders(top: Path) -> None:
+    """Removes `top` and the folders below it where they hold nothing."""
+    for folder in sorted([top, *(path for path in top.glob("**/") if path != top)], reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | None:
+    """Your own images: root/train/<class>/*.png or *.jpg, and val/ and test/ likewise where you have them."""
+    folder = Path(root) / split
+    if not folder.is_dir():
+        if split == "train":
+            raise DataError(
+                f"no image folder in {Path(root).resolve()}; expected there: train/<class>/*.png or *.jpg (and val/, "
+                f"test/ likewise, if you have them); point data.root or DATA_ROOT at it"
+            )
+        return None
+    # The training folder names the classes, so that a class has the same number in every split.
+    classes = sorted(path.name for path in (Path(root) / "train").iterdir() if path.is_dir())
+    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
+    if unknown:
+        raise DataError(f"{folder} holds classes that {root}/train lacks: {', '.join(unknown[:5])}")
+    labelled = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).glob("**/*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not labelled:
+        raise DataError(f"{folder} holds no image; expected: <class>/*.png or *.jpg")
+    files, labels = zip(*labelled, strict=True)
+    return Folder(list(files), torch.tensor(labels), classes, image_size)

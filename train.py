@@ -1,0 +1,537 @@
+"""The training loop, and the command that trains.
+
+python train.py model=cnn data=mnist optimizer.lr=3e-3
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from conf.command import checked, command, run_directory, typed_overrides
+from conf.schema import TrainConfig, build, is_share, nearest_name
+from evaluate import Means, build_dataset, build_model, find_run, load_config, make_eval_loader, measure, predict
+from model.data_loader import Loader, Normalize, describe, load_split, make_loader
+from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, higher_is_better, metrics_for
+from utils import (
+    PROJECT,
+    Checkpoint,
+    Diverged,
+    RandomState,
+    RunLogger,
+    Stateful,
+    Unmet,
+    UserError,
+    autocast,
+    choose_device,
+    flatten,
+    full_precision,
+    locked,
+    provenance,
+    read_json,
+    recorded_status,
+    seed_everything,
+    write_file,
+    write_json,
+)
+
+# ----------------------------------------------------------------------------------------------------------- one step
+
+
+class Learner:
+    """The network and all that a training step changes."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        max_grad_norm: float = math.inf,
+        compiled: bool = False,
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
+        self.device, self.precision = device, precision
+        self.forward = torch.compile(model) if compiled else model  # checkpoints hold the bare model, not the wrapper
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.clip: Callable[[Any], Any] = nothing
+        if max_grad_norm < math.inf:
+            self.clip = partial(nn.utils.clip_grad_norm_, max_norm=max_grad_norm)
+
+    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """One gradient step on a batch -> (loss values [batch], outputs [batch, ...]), both from before the step."""
+        with autocast(self.device, self.precision):
+            outputs = full_precision(self.forward(inputs))
+        losses = self.loss.values(outputs, targets)
+        self.scaler.scale(self.loss.reduce(losses)).backward()
+        self.scaler.unscale_(self.optimizer)  # so that clipping sees the true gradients
+        self.clip(self.model.parameters())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.schedule.after_step()
+        return losses.detach(), outputs.detach()
+
+
+class Schedule:
+    """A learning-rate scheduler of PyTorch, stepped where its interval says: after each step, or after each epoch."""
+
+    def __init__(self, scheduler: Any, interval: str) -> None:
+        self.scheduler = scheduler
+        needs_value = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        self.after_step: Callable[[], None] = scheduler.step if interval == "step" else nothing
+        self.after_epoch: Callable[[float], None] = nothing
+        if interval == "epoch":
+            self.after_epoch = scheduler.step if needs_value else lambda value: scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state)
+
+
+def nothing(*_: Any) -> None:
+    """The neutral element where something may be done: does nothing."""
+
+
+# ---------------------------------------------------------------------------------------------------------- one epoch
+
+
+@dataclass
+class Progress:
+    """How far a run has come: the part of its state that is no tensor."""
+
+    epoch: int = 0  # the last whole one
+    step: int = 0
+    best_epoch: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
+
+    def end_epoch(self, metrics: dict[str, float], monitor: str) -> None:
+        """Takes in the metrics of the next epoch, which is the best one if it is better than all before it."""
+        value = metrics[monitor]
+        best = self.best.get(monitor, -math.inf if higher_is_better(monitor) else math.inf)
+        if value > best if higher_is_better(monitor) else value < best:
+            self.best_epoch, self.best = self.epoch + 1, metrics
+        self.epoch, self.final = self.epoch + 1, metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def train_epoch(
+    learner: Learner,
+    loader: Loader,
+    metrics: dict[str, Metric],
+    logger: RunLogger,
+    progress: Progress,
+    *,
+    log_every: int,
+) -> dict[str, float]:
+    """One pass over the training data; {"loss": ..., and each metric by name}, each from before its example's step."""
+    learner.model.train()
+    loader.set_epoch(progress.epoch + 1)
+    means = Means(learner.loss, metrics)
+    recent: list[Tensor] = []
+    with logger.bar(len(loader), f"epoch {progress.epoch + 1}") as bar:
+        for inputs, targets in loader:
+            losses, outputs = learner.step(inputs, targets)
+            means.add(losses, outputs, targets)
+            recent.append(losses)
+            progress.step += 1
+            bar.update()
+            if progress.step % log_every == 0:  # the only place in an epoch where the host waits for the device
+                values = {"step/loss": mean_loss(recent, progress), "step/lr": learner.optimizer.param_groups[0]["lr"]}
+                logger.step(values, progress.step, bar)
+                recent = []
+    mean_loss(recent, progress)
+    return means.result()
+
+
+def mean_loss(recent: Sequence[Tensor], progress: Progress) -> float:
+    """The mean loss of the latest batches, given as values [batch] each; Diverged names the first that is not finite."""
+    losses = torch.stack([values.mean() for values in recent]).tolist() if recent else []
+    for step, loss in enumerate(losses, start=progress.step - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss is {loss} at epoch {progress.epoch + 1}, step {step}; "
+                f"turn down optimizer.lr, or set trainer.max_grad_norm=1"
+            )
+    return sum(losses) / max(1, len(losses))
+
+
+# ------------------------------------------------------------------------------------------------------------ one run
+
+
+@dataclass
+class Setup:
+    """What a configuration builds, before anything is written."""
+
+    learner: Learner
+    train_loader: Loader
+    val_loader: Loader
+    spec: DataSpec
+    metrics: dict[str, Metric]
+    monitor: str
+    data_sha256: str
+
+
+def set_up(cfg: DictConfig) -> Setup:
+    """Builds data, network, optimiser and schedule; whatever is wrong with them is a UserError, DataError or TaskError."""
+    device = choose_device(cfg.trainer.device)
+    seed_everything(cfg.seed)
+    dataset, data = build_dataset(cfg), cfg.data
+    options = {key: data[key] for key in ("val_fraction", "split_seed", "limit")}
+    training, validation = (load_split(dataset, split, **options) for split in ("train", "val"))
+    spec = describe(training, data.mean, data.std)
+    model = build_model(cfg, spec).to(device)
+    loss = choose_loss(cfg.trainer.loss, spec, getattr(model, "output", "logits"))
+    metrics = metrics_for(spec.task)
+    monitor = choose_monitor(cfg.trainer.monitor, metrics)
+    train_loader = make_loader(
+        training,
+        spec,
+        shuffle=True,
+        seed=cfg.seed,
+        device=device,
+        **{key: data[key] for key in ("batch_size", "drop_last", "crop_padding", "flip", "num_workers", "max_batches")},
+    )
+    val_loader = make_eval_loader(cfg, validation, spec, device)
+    optimizer = build("optimizer", cfg.optimizer, model.parameters())
+    learner = Learner(
+        model,
+        loss,
+        optimizer,
+        build_schedule(cfg, optimizer, num_steps_per_epoch=len(train_loader), monitor=monitor),
+        device=device,
+        precision=cfg.trainer.precision,
+        max_grad_norm=cfg.trainer.max_grad_norm,
+        compiled=cfg.trainer.compile,
+    )
+    return Setup(learner, train_loader, val_loader, spec, metrics, monitor, training.fingerprint())
+
+
+def choose_monitor(name: str | None, metrics: Mapping[str, Metric]) -> str:
+    """The validation metric that says which epoch is best; None: accuracy where there is one, else the loss."""
+    names = ["val/loss", *(f"val/{metric}" for metric in metrics)]
+    if name is None:
+        return "val/accuracy" if "val/accuracy" in names else "val/loss"
+    if name not in names:
+        near = nearest_name(name, names)
+        raise UserError(
+            f"trainer.monitor is {name!r}; this run measures {', '.join(names)}"
+            + f"; did you mean {near}?" * bool(near)
+        )
+    return name
+
+
+def build_schedule(
+    cfg: DictConfig, optimizer: torch.optim.Optimizer, *, num_steps_per_epoch: int, monitor: str
+) -> Schedule:
+    """The schedule of a configuration; a length such as "100%" is that share of the whole run, in the interval's unit."""
+    node = dict(cfg.scheduler)
+    total = cfg.trainer.epochs * (num_steps_per_epoch if node["interval"] == "step" else 1)
+    for key, value in node.items():
+        if is_share(value):
+            node[key] = max(1, round(float(value[:-1]) / 100 * total))
+    if node["_target_"].endswith("ReduceLROnPlateau"):
+        node.setdefault("mode", "max" if higher_is_better(monitor) else "min")
+        if node["interval"] == "step":
+            raise UserError(
+                f"scheduler.interval is step; a plateau is one of {monitor}, which is measured once an epoch"
+            )
+    return Schedule(build("scheduler", node, optimizer), node["interval"])
+
+
+def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Trains as `cfg` says in `directory`, from where a run there stopped; the metrics of its best epoch.
+
+    Raises UserError for what cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet
+    where the training loss ends above `trainer.fail_above`.
+    """
+    setup, progress = set_up(cfg), Progress()
+    learner, trainer = setup.learner, cfg.trainer
+    with open_run(directory, cfg, overrides, setup, progress) as (logger, save):
+        while not is_over(progress, epochs=trainer.epochs, patience=trainer.patience):
+            started = time.perf_counter()
+            trained = train_epoch(
+                learner, setup.train_loader, setup.metrics, logger, progress, log_every=trainer.log_every
+            )
+            seconds = time.perf_counter() - started
+            metrics = {f"train/{name}": value for name, value in trained.items()} | validate(setup)
+            learning_rate = learner.optimizer.param_groups[0]["lr"]
+            learner.schedule.after_epoch(metrics[setup.monitor])
+            progress.end_epoch(metrics, setup.monitor)
+            timing = {
+                "seconds": round(time.perf_counter() - started, 4),
+                "examples_per_second": round(setup.train_loader.num_examples / seconds, 1),
+            }
+            position = {"epoch": progress.epoch, "step": progress.step}
+            logger.epoch(position | timing | {"lr": learning_rate} | metrics, num_epochs=trainer.epochs)
+            save()
+        if progress.final["train/loss"] > trainer.fail_above:
+            raise Unmet(
+                f"the training loss ended at {progress.final['train/loss']:.4g}, above trainer.fail_above="
+                f"{trainer.fail_above:g}: the network cannot learn this; look for a mistake in it, or train for longer"
+            )
+    return progress.best
+
+
+def is_over(progress: Progress, *, epochs: int, patience: int | None) -> bool:
+    """Whether all epochs are done, or `patience` of them have passed without a better one."""
+    return progress.epoch >= epochs or progress.epoch - progress.best_epoch >= (patience or math.inf)
+
+
+def validate(setup: Setup) -> dict[str, float]:
+    """The validation metrics, by full name; Diverged where the loss is not finite."""
+    learner = setup.learner
+    predictions = predict(learner.model, setup.val_loader, learner.precision)
+    values = measure(predictions, learner.loss, setup.metrics)
+    if not math.isfinite(values["loss"]):
+        raise Diverged(
+            f"the validation loss is {values['loss']}; turn down optimizer.lr, or set trainer.max_grad_norm=1"
+        )
+    return {f"val/{name}": value for name, value in values.items()}
+
+
+# --------------------------------------------------------------------------------------------------- the run directory
+
+
+@contextlib.contextmanager
+def open_run(
+    directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, progress: Progress
+) -> Iterator[tuple[RunLogger, Callable[[], None]]]:
+    """The run directory while a run writes it: (its logger, what to call after each epoch).
+
+    Restores what last.pt holds, if it is there. Keeps status.json true; says at the start what the run is about, and at
+    the end what came out.
+    """
+    learner = setup.learner
+    with locked(directory), contextlib.closing(RunLogger(directory)) as logger:
+        parts: dict[str, Stateful] = {"model": learner.model, "progress": progress}
+        rest: dict[str, Stateful] = {
+            "optimizer": learner.optimizer,
+            "schedule": learner.schedule,
+            "scaler": learner.scaler,
+        }
+        best = Checkpoint(parts, spec=asdict(setup.spec))
+        last = Checkpoint(parts | rest | {"random": RandomState(), "log": logger}, spec=asdict(setup.spec))
+        is_new = not (directory / "last.pt").exists()
+        if is_new:
+            logger.load_state_dict({})  # removes what a run left here that ended before its first checkpoint
+        else:
+            last.restore(directory / "last.pt", learner.device)
+        write_record(directory, cfg, overrides, setup)
+        draw_samples = sample_pictures(setup, logger, last_epoch=cfg.trainer.epochs) if cfg.trainer.images else nothing
+
+        def end_epoch() -> None:
+            draw_samples(progress.epoch)
+            write_json(directory / "metrics.json", summary(setup, progress))
+            if progress.best_epoch == progress.epoch:
+                best.save(directory / "best.pt")
+            last.save(directory / "last.pt")
+
+        try:
+            with recorded_status(directory, progress):
+                introduce(logger, cfg, directory, setup, progress)
+                with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
+                    yield logger, end_epoch
+                if cfg.trainer.images:
+                    draw_curves(directory, progress)
+        except KeyboardInterrupt:
+            logger.say(
+                f"interrupted after epoch {progress.epoch}; go on with: {hint('train.py')} resume={here(directory)}"
+            )
+            raise
+        logger.end_session()
+        logger.say(farewell(directory, setup, progress))
+
+
+def summary(setup: Setup, progress: Progress) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return {
+        "monitor": setup.monitor,
+        "best": {"epoch": progress.best_epoch, **progress.best},
+        "final": {"epoch": progress.epoch, **progress.final},
+    }
+
+
+def write_record(directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup) -> None:
+    """config.yaml, overrides.yaml and, the first time, where the run comes from: provenance.json and the patch."""
+    write_file(directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+    if not (directory / "provenance.json").exists():
+        write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
+        record, patch = provenance(setup.learner.device, setup.data_sha256)
+        if patch:
+            write_file(directory / "uncommitted.patch", patch.encode())
+        write_json(directory / "provenance.json", record)
+
+
+def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup, progress: Progress) -> None:
+    """Says what the run is about, on the console and in TensorBoard."""
+    learner, spec = setup.learner, setup.spec
+    shape, kind = "x".join(map(str, spec.input_shape)), f"{spec.output_size} outputs"
+    if spec.task == "classification":
+        kind = f"{spec.output_size} classes"
+    num_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    sizes = f"{setup.train_loader.num_examples:,} training and {setup.val_loader.num_examples:,} validation examples"
+    logger.say(f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}")
+    logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
+    logger.say(f"device  {learner.device}, {torch.get_num_threads()} threads, {learner.precision}, seed {cfg.seed}")
+    logger.say(f"run     {here(directory)}" + f", going on after epoch {progress.epoch}" * (progress.epoch > 0))
+    logger.start_session(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+    if progress.epoch == 0:
+        logger.writer.add_text("config", "```yaml\n" + OmegaConf.to_yaml(cfg) + "```")
+        inputs = next(iter(setup.val_loader))[0][:1]
+        logger.graph(learner.model, inputs)
+
+
+def farewell(directory: Path, setup: Setup, progress: Progress) -> str:
+    """The result, the directory, and the commands to go on with."""
+    values = "  ".join(f"{name} {value:.4f}" for name, value in progress.best.items() if name.startswith("val/"))
+    return (
+        f"best    epoch {progress.best_epoch}: {values}\n"
+        f"run     {here(directory)}\n"
+        f"next    {hint('evaluate.py')} run={here(directory)}\n"
+        f"        tensorboard --logdir {here(directory.parent)}"
+    )
+
+
+def here(path: Path) -> str:
+    """A path as one types it from the current directory."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def hint(script: str) -> str:
+    """The start of a command that runs one of the project's scripts from the current directory."""
+    return f"python {here(PROJECT / script)}"
+
+
+def sample_pictures(setup: Setup, logger: RunLogger, *, last_epoch: int) -> Callable[[int], None]:
+    """What draws a dozen validation images with their class probabilities for TensorBoard, after the epochs 1, 2, 4, ...
+
+    Ever more rarely, so that a long run does not spend its time on pictures. Draws nothing where there are no images.
+    """
+    spec, learner = setup.spec, setup.learner
+    if spec.task != "classification" or len(spec.input_shape) != 3:
+        return nothing
+    inputs, targets = (batch[:12] for batch in next(iter(setup.val_loader)))
+    images = Normalize(spec.mean, spec.std, learner.device).inverse(inputs).clamp(0, 1).cpu().numpy()
+
+    def draw(epoch: int) -> None:
+        if epoch & (epoch - 1) and epoch != last_epoch:
+            return
+        import plots
+
+        outputs, _ = next(predict(learner.model, [(inputs, targets)], learner.precision))
+        probabilities = class_probabilities(outputs, getattr(learner.model, "output", "logits"))
+        figure = plots.draw_predictions(images, probabilities.cpu().numpy(), targets.cpu().numpy(), spec.classes)
+        logger.writer.add_image("predictions", plots.to_image(figure), epoch, dataformats="HWC")
+
+    return draw
+
+
+def draw_curves(directory: Path, progress: Progress) -> None:
+    """learning_curves.png, from metrics.jsonl."""
+    import plots
+
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    plots.save_png(
+        plots.draw_learning_curves(records, best_epoch=progress.best_epoch), directory / "learning_curves.png"
+    )
+
+
+@contextlib.contextmanager
+def profiled(directory: Path, logger: RunLogger) -> Iterator[None]:
+    """Profiles what runs inside: trace.json (for chrome://tracing or ui.perfetto.dev) and a table, profile.txt."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        yield
+    profiler.export_chrome_trace(str(directory / "trace.json"))
+    table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20)
+    write_file(directory / "profile.txt", table.encode())
+    logger.say(f"{table}\nwritten: {here(directory / 'trace.json')} and profile.txt")
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+
+
+def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """(the recorded configuration, the directory) of a run to go on with.
+
+    Of the keys typed beside `resume`, only trainer.epochs may differ from the record: UserError for any other.
+    """
+    directory = find_run(resume)
+    cfg = load_config(directory)
+    for override in overrides:
+        key, _, text = override.lstrip("+").partition("=")
+        value = OmegaConf.from_dotlist([f"value={text}"]).value
+        if key == "resume" or OmegaConf.select(cfg, key) == value:
+            continue
+        if key != "trainer.epochs":
+            raise UserError(
+                f"{key} is {OmegaConf.select(cfg, key)} in {resume}, but {text} was given; a run goes on with its own "
+                f"configuration: leave {key} out, or start a new run"
+            )
+        cfg.trainer.epochs = value
+    return checked(cfg, TrainConfig), directory
+
+
+def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None:
+    """The best metrics of a run that has finished as configured, or None where there is work left.
+
+    UserError where the directory holds a run of another configuration.
+    """
+    if not (directory / "config.yaml").exists():
+        return None
+    recorded = load_config(directory)
+    asked, there = flatten(OmegaConf.to_container(cfg)), flatten(OmegaConf.to_container(recorded))  # type: ignore[arg-type]
+    free = ("trainer.epochs", "resume", "experiments_dir", "data.root")  # more epochs are more work; places may change
+    if different := [key for key in asked | there if key not in free and asked.get(key) != there.get(key)]:
+        raise UserError(
+            f"{here(directory)} holds a run of another configuration ({', '.join(different)} differ); "
+            f"choose another name, or remove it"
+        )
+    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
+    if status.get("state") != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
+        return None
+    return read_json(directory / "metrics.json")["best"]
+
+
+@command("train", TrainConfig)
+def main(cfg: DictConfig) -> dict[str, float]:
+    """Trains a run, or goes on with one; the metrics of its best epoch."""
+    overrides = typed_overrides()
+    cfg, directory = resumed(cfg.resume, overrides) if cfg.resume else (cfg, run_directory(cfg, overrides))
+    best = finished_result(cfg, directory)
+    if best is not None:
+        print(f"{here(directory)} has finished already; for more epochs: resume={here(directory)} trainer.epochs=...")
+    else:
+        best = train(cfg, directory, overrides)
+    return best
+
+
+if __name__ == "__main__":
+    main()

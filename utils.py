@@ -1,0 +1,430 @@
+"""What every script needs and no field owns: seeds, devices, checkpoints, run records and logging."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+PROJECT = Path(__file__).resolve().parent
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one line: what was given, what is allowed, what to do."""
+
+    for_user = True
+    exit_code = 2
+
+
+class Diverged(UserError):
+    """A loss that is not finite: the run cannot go on."""
+
+    exit_code = 1
+
+
+class Unmet(UserError):
+    """A run that ended, but not as it should have."""
+
+    exit_code = 1
+
+
+# -------------------------------------------------------------------------------------------------- seeds and devices
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every random number generator that a network or a dataset may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch.device for "auto", "cpu", "cuda", "cuda:1" or "mps"; UserError where it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    there = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
+    there += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if name not in there and not (kind == "cuda" and number.isdigit() and int(number) < torch.cuda.device_count()):
+        raise UserError(f"trainer.device is {name!r}; there is auto, {', '.join(there)} on this machine")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes in "fp32" (that is: as it is), "bf16" or "fp16"."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
+def full_precision(values: torch.Tensor) -> torch.Tensor:
+    """Half-precision outputs as float32, in which losses are computed; others as they are."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+class RandomState:
+    """The state of the global random number generators, as a part of a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        numpy_state = np.random.get_state(legacy=False)
+        numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype("int64"))
+        return {
+            "python": random.getstate(),
+            "numpy": numpy_state,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        numpy_state = state["numpy"] | {"state": dict(state["numpy"]["state"])}
+        numpy_state["state"]["key"] = numpy_state["state"]["key"].numpy().astype("uint32")
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(state["torch"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replaces a file whole or not at all: written beside it, synced, renamed, the folder synced."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    with contextlib.suppress(OSError):  # not every file system syncs folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain data, whole or not at all; what is not finite becomes text ("nan"): JSON has no such number."""
+    write_file(path, (json.dumps(_finite(value), indent=2) + "\n").encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; UserError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+
+
+class Stateful(Protocol):
+    """What a checkpoint is made of."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+MARK = b"sha256:"
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain types as torch.save does, with the file's SHA-256 as the comment of the zip archive.
+
+    Any reader of PyTorch files reads it; `load_tensors` also sees a changed bit, which torch.load does not.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    assert content.endswith(b"\0\0"), "a zip archive without a comment ends with the comment's length, 0"
+    content = content[:-2] + (len(MARK) + 64).to_bytes(2, "little")
+    write_file(path, content + MARK + hashlib.sha256(content).hexdigest().encode())
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save_tensors` wrote; UserError where the file is missing or one bit of it has changed."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    body, mark, digest = content[: -64 - len(MARK)], content[-64 - len(MARK) : -64], content[-64:]
+    if mark != MARK or hashlib.sha256(body).hexdigest().encode() != digest:
+        raise UserError(f"{path} is damaged or no checkpoint of this project: its SHA-256 does not match its content")
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+
+
+class Checkpoint:
+    """Saves and restores named parts of a run, each with a state_dict, as one file.
+
+    notes: plain data saved beside the parts, for those who load the file without them.
+    """
+
+    def __init__(self, parts: Mapping[str, Stateful], **notes: Any) -> None:
+        self.parts, self.notes = parts, notes
+
+    def save(self, path: Path) -> None:
+        save_tensors(path, self.notes | {name: part.state_dict() for name, part in self.parts.items()})
+
+    def restore(self, path: Path, device: torch.device | str = "cpu") -> None:
+        """Loads every part; UserError where the file is damaged or made from other parts."""
+        state = load_tensors(path, device)
+        for name, part in self.parts.items():
+            if name not in state:
+                raise UserError(f"{path} holds no {name}: it was made by another version of this project")
+            load_part(name, part, state[name], path)
+
+
+def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> None:
+    """part.load_state_dict(state), with a UserError that names the part and the file where they do not fit."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not fit this configuration: {name}: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+# --------------------------------------------------------------------------------------------------------- provenance
+
+
+def provenance(device: torch.device, fingerprint: str) -> tuple[dict[str, Any], str]:
+    """(what provenance.json holds, the uncommitted changes as a patch): where the numbers of a run come from."""
+    patch = _uncommitted_patch()
+    packages = ("torch", "torchvision", "numpy", "hydra-core", "scikit-learn", "tensorboard")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "command": [sys.executable, *sys.argv],
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "git_commit": _git("rev-parse", "HEAD").strip() or None,
+        "git_patch_sha256": hashlib.sha256(patch.encode()).hexdigest() if patch else None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: importlib.metadata.version(package) for package in packages},
+        "device": f"{device} ({name})",
+        "cpu_threads": torch.get_num_threads(),
+        "data_sha256": fingerprint,
+    }, patch
+
+
+def _git(*arguments: str, **environment: str) -> str:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            ["git", "-C", str(PROJECT), *arguments],
+            capture_output=True,
+            check=False,
+            text=True,
+            errors="replace",
+            timeout=20,
+            env=os.environ | environment,
+        ).stdout
+    return ""
+
+
+def _uncommitted_patch() -> str:
+    """All that differs from the last commit, new files too, without touching the repository's own index."""
+    index = _git("rev-parse", "--git-path", "index").strip()
+    if not index or not (PROJECT / index).exists():
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "index"
+        shutil.copy(PROJECT / index, copy)
+        _git("add", "--intent-to-add", "--all", GIT_INDEX_FILE=str(copy))
+        return _git("diff", "HEAD", "--no-ext-diff", "--no-color", GIT_INDEX_FILE=str(copy))
+
+
+# --------------------------------------------------------------------------------------------------------- run records
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Makes a run directory and holds it; UserError where another process does. The lock of a dead one does not count."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = (directory / ".lock.owner").read_text() if (directory / ".lock.owner").exists() else "another process"
+        raise UserError(f"{directory} is being written by {holder}; wait for it, or stop it first") from None
+    try:
+        (directory / ".lock.owner").write_text(f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        (directory / ".lock.owner").unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
+    """Keeps status.json true while a run runs: running, then finished, interrupted, diverged or failed.
+
+    progress: has the `epoch` and the `step` that the run has come to.
+    """
+
+    def write(state: str, error: str | None = None) -> None:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        position = {"epoch": progress.epoch, "step": progress.step}
+        record = {"state": state, **position, "time": now, "pid": os.getpid(), "error": error}
+        with contextlib.suppress(FileNotFoundError):
+            write_json(directory / "status.json", record)
+
+    write("running")
+    try:
+        yield
+    except KeyboardInterrupt:
+        write("interrupted")
+        raise
+    except Diverged as error:
+        write("diverged", str(error))
+        raise
+    except BaseException as error:
+        write("failed", f"{type(error).__name__}: {error}")
+        raise
+    write("finished")
+
+
+class RunLogger:
+    """Gives the same numbers to TensorBoard, metrics.jsonl, train.log, the console and the progress bar.
+
+    As a part of a checkpoint it remembers how much it had written, and going on from there cuts off what came after:
+    an epoch that is run again is not there twice.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.metrics_file = directory / "metrics.jsonl"
+        self.log = logging.getLogger("run")
+        self.log.setLevel(logging.DEBUG)
+        self.log.propagate = False
+        console = logging.StreamHandler(sys.stdout)
+        console.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)  # a terminal has the progress bar
+        for handler in (console, logging.FileHandler(directory / "train.log")):
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            self.log.addHandler(handler)
+
+    @functools.cached_property
+    def writer(self) -> Any:
+        """TensorBoard's writer; made when first used, so that it does not exist yet when a checkpoint is restored."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.directory), flush_secs=30)
+
+    def say(self, message: str) -> None:
+        """A line for the console and train.log."""
+        self.log.info(message)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers for TensorBoard."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None:
+        """The line of one epoch: metrics.jsonl, TensorBoard and the console."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(_finite(record)) + "\n")
+        metrics = {name: value for name, value in record.items() if "/" in name}
+        self.scalars(metrics, int(record["step"]))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.say(f"epoch {record['epoch']:>3}/{num_epochs}  {shown}  ({record['seconds']:.1f} s)")
+
+    def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None:
+        """The line of one moment within an epoch: TensorBoard, train.log, and the console or the progress bar."""
+        self.scalars(values, step)
+        shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items()}
+        bar.set_postfix(shown)
+        self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
+
+    def bar(self, total: int, title: str) -> tqdm[Any]:
+        """A progress bar over `total` steps; on a terminal only."""
+        return tqdm(total=total, desc=title, unit="step", leave=False, disable=not sys.stderr.isatty())
+
+    def graph(self, model: torch.nn.Module, inputs: torch.Tensor) -> None:
+        """The network's graph for TensorBoard, where it can be traced; the random state and the mode stay as they were."""
+        was_training = model.training
+        with warnings.catch_warnings(), torch.random.fork_rng(), contextlib.suppress(RuntimeError):
+            warnings.simplefilter("ignore")
+            self.writer.add_graph(model.eval(), inputs)
+        model.train(was_training)
+
+    def start_session(self, values: Mapping[str, Any]) -> None:
+        """Opens this run's line in TensorBoard's HPARAMS.
+
+        No experiment summary is written: TensorBoard then takes the columns from all runs together, where it would
+        otherwise take them from whichever run it reads first. The metrics are the ordinary scalars.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        _, start, self._session_end = hparams(flatten(values), {})
+        self.writer.file_writer.add_summary(start)
+
+    def end_session(self) -> None:
+        """Marks this run as finished in HPARAMS."""
+        self.writer.file_writer.add_summary(self._session_end)
+
+    def close(self) -> None:
+        if "writer" in self.__dict__:
+            self.writer.close()
+        for handler in list(self.log.handlers):
+            handler.close()
+            self.log.removeHandler(handler)
+
+    def state_dict(self) -> dict[str, int]:
+        """The size of each file of this run's record."""
+        self.writer.flush()
+        files = [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]
+        return {file.name: file.stat().st_size for file in files if file.exists()}
+
+    def load_state_dict(self, sizes: Mapping[str, int]) -> None:
+        for file in [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]:
+            if file.name in sizes:
+                os.truncate(file, min(sizes[file.name], file.stat().st_size))
+            else:
+                file.unlink(missing_ok=True)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as {dotted key: number, text or boolean}; what is neither becomes text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    return flat
