@@ -30,6 +30,8 @@ YELLOW, BLACK, GREY, BLUE_TINT, RED_TINT, GREY_TINT = "#F0E442", "#222222", "#8C
 LINES = [(BLUE, "-"), (RED, "--"), (GREEN, "-."), (ORANGE, (0, (1, 0.8))), (PURPLE, "-"), (SKY, "--"), (BLACK, "-.")]
 LAYERS = [(7.0, YELLOW, "-"), (3.4, SKY, "-"), (1.4, BLACK, (0, (3, 2))), (1.4, RED, (0, (1, 4)))]
 MARKERS = "o^sDvP*X<>"
+# Petroff's ten, https://arxiv.org/abs/2107.02270, found so that the colour-blind can tell them apart in scatter plots.
+TEN = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 
 Frames = list[NDArray[np.uint8]]
 STYLE: dict[Any, Any] = {
@@ -57,9 +59,13 @@ styled = matplotlib.rc_context(STYLE)  # as a decorator: the style holds during 
 
 @styled
 def to_image(figure: Figure) -> NDArray[np.uint8]:
-    """The pixels of a figure, uint8 [height, width, 3]."""
+    """The pixels of a figure, uint8 [height, width, 3].
+
+    The layout that the first call finds stays, so that a second one gives the same pixels and no animation jumps.
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    figure.set_layout_engine("none")
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
@@ -86,10 +92,11 @@ def save_gif(
         raise ValueError("a GIF needs at least one frame")
     frames = [to_image(frame) if isinstance(frame, Figure) else np.asarray(frame) for frame in figures_or_frames]
     # One palette for all frames, learned from some of them: then only what moved is stored. Dithering would flicker.
-    # White is put in by hand, since a learned one is not quite white; of 256 colours one stays free for "as before".
+    # Of 256 colours one stays free for "as before"; white is mended, since a learned one is not quite white.
     some = np.unique(np.linspace(0, len(frames) - 1, 6).astype(int))
-    palette = Image.fromarray(np.concatenate([frames[index] for index in some])).quantize(254)
-    palette.putpalette([255, 255, 255, *(palette.getpalette() or [])[: 3 * 254]])
+    palette = Image.fromarray(np.concatenate([frames[index] for index in some])).quantize(255)
+    colours = np.reshape(palette.getpalette() or [], (-1, 3))
+    palette.putpalette(np.where(colours.min(1, keepdims=True) >= 248, 255, colours).ravel().tolist())
     first, *rest = (Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     durations = [round(1000 / frames_per_second)] * len(frames)
     durations[-1] += round(1000 * hold_last_seconds)
@@ -121,13 +128,6 @@ def _open_frame() -> tuple[Figure, Axes, Any, Any]:
     figure = _open_figure(4.8, 3.6, dots=100)
     axes = figure.subplots()
     return figure, axes, axes.set_title("", loc="left"), axes.set_title("", loc="right")
-
-
-def _take_frame(figure: Figure) -> NDArray[np.uint8]:
-    """The pixels now; the layout that the first frame found stays, so that nothing jumps."""
-    image = to_image(figure)
-    figure.set_layout_engine("none")
-    return image
 
 
 def _open_sheet(count: int, most: int, width: float, height: float, inches: float) -> tuple[Figure, Axes, Any]:
@@ -174,7 +174,7 @@ def _thin(count: int, most: int) -> list[int]:
 def _class_colours(count: int) -> NDArray[Any]:
     """[count, 3]: Petroff's ten up to 20 classes (the second ten have another marker), then a colour scale."""
     if count <= 20:
-        return np.array([to_rgb(matplotlib.color_sequences["petroff10"][index % 10]) for index in range(count)])
+        return np.array([to_rgb(TEN[index % 10]) for index in range(count)])
     return matplotlib.colormaps["viridis"](np.linspace(0, 1, count))[:, :3]
 
 
@@ -465,7 +465,7 @@ def animate_regions(
         wrong.set_offsets(points[guesses[index] != targets])
         left.set_text(f"step {step}")
         right.set_text(f"accuracy {accuracy:.3f}")
-        frames.append(_take_frame(figure))
+        frames.append(to_image(figure))
     return frames
 
 
@@ -505,7 +505,7 @@ def animate_embedding(
             dot.set_offsets(place[targets == label])
         left.set_text(f"epoch {epoch}")
         right.set_text("" if accuracies is None else f"accuracy {accuracies[index]:.3f}")
-        frames.append(_take_frame(figure))
+        frames.append(to_image(figure))
     return frames
 
 
@@ -528,7 +528,7 @@ def animate_regression(
         curve.set_data(np.asarray(grid), values)
         left.set_text(f"step {step}")
         right.set_text(f"loss {loss:.4f}")
-        frames.append(_take_frame(figure))
+        frames.append(to_image(figure))
     return frames
 
 

@@ -363,7 +363,7 @@ def open_run(
             )
             raise
         logger.end_session()
-        logger.say(farewell(directory, setup, progress))
+        logger.say(farewell(cfg, directory, progress))
 
 
 def summary(setup: Setup, progress: Progress) -> dict[str, Any]:
@@ -405,14 +405,16 @@ def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup,
         logger.graph(learner.model, inputs)
 
 
-def farewell(directory: Path, setup: Setup, progress: Progress) -> str:
+def farewell(cfg: DictConfig, directory: Path, progress: Progress) -> str:
     """The result, the directory, and the commands to go on with."""
+    experiment = Path(cfg.experiments_dir, cfg.name)
+    folder = experiment if directory.absolute().is_relative_to(experiment.absolute()) else directory.parent
     values = "  ".join(f"{name} {value:.4f}" for name, value in progress.best.items() if name.startswith("val/"))
     return (
         f"best    epoch {progress.best_epoch}: {values}\n"
         f"run     {here(directory)}\n"
         f"next    {hint('evaluate.py')} run={here(directory)}\n"
-        f"        tensorboard --logdir {here(directory.parent)}"
+        f"        tensorboard --logdir {here(folder)}"
     )
 
 

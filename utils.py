@@ -360,7 +360,8 @@ class RunLogger:
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(_finite(record)) + "\n")
         metrics = {name: value for name, value in record.items() if "/" in name}
-        self.scalars(metrics, int(record["step"]))
+        rates = {name: record[name] for name in ("lr", "examples_per_second")}
+        self.scalars(metrics | rates, int(record["step"]))
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"epoch {record['epoch']:>3}/{num_epochs}  {shown}  ({record['seconds']:.1f} s)")
 

@@ -1,0 +1,83 @@
+"""What the tests share: commands run in this process, and small data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import evaluate
+import train
+
+COMMANDS = {"train": train.main, "evaluate": evaluate.main}
+
+
+@dataclass
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """run_command("train", "model=cnn", ...) does what the command line would, but in this process."""
+
+    def run(script: str, *arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = 0
+        try:
+            COMMANDS[script]()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def run_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Path]:
+    """run_train("model=cnn", ...) trains below tmp_path without pictures; the run's directory."""
+
+    def run(*arguments: str, name: str = "run") -> Path:
+        folder = tmp_path / "experiments"
+        before = set(folder.glob(f"{name}/*"))
+        outcome = run_command(
+            "train",
+            f"experiments_dir={folder}",
+            f"name={name}",
+            "trainer.images=false",
+            "trainer.device=cpu",
+            *arguments,
+        )
+        assert outcome.code == 0, outcome.err
+        (directory,) = set(folder.glob(f"{name}/*")) - before
+        return directory
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Each test starts from the same random state, and leaves no Hydra behind."""
+    torch.manual_seed(0)
+    yield
+    GlobalHydra.instance().clear()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file, without their times."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in ("seconds", "examples_per_second")} for record in records]
