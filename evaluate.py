@@ -13,12 +13,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+import pictures
 from conf.command import checked, command
 from conf.schema import EvaluateConfig, TrainConfig, build, own_keys, resolve_target
 from model.data_loader import Dataset, Loader, load_split, make_loader
 from model.datasets import Examples, Folder
-from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, metrics_for
-from utils import PROJECT, UserError, autocast, choose_device, full_precision, load_part, load_tensors, write_json
+from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, initialize, metrics_for, output_of
+from utils import (
+    PROJECT,
+    UserError,
+    autocast,
+    choose_device,
+    full_precision,
+    load_part,
+    load_tensors,
+    seed_everything,
+    write_json,
+)
 
 FOLD_AT = 4096  # examples whose values are held back before they are added up
 
@@ -96,7 +107,9 @@ def build_dataset(cfg: DictConfig) -> Dataset:
 
 def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
     """The network of a configuration, for data of that spec, with its initial weights."""
-    return build("model", cfg.model, spec)
+    model = build("model", cfg.model, spec)
+    initialize(model, cfg.model.init)
+    return model
 
 
 def make_eval_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpec, device: torch.device) -> Loader:
@@ -120,6 +133,8 @@ def find_run(run: str | Path) -> Path:
     for directory in (Path(run), PROJECT / run):
         if (directory / "config.yaml").is_file():
             return directory
+    if not str(run):
+        raise UserError(f"run is empty; name a run directory, one of those in {PROJECT / 'experiments'}")
     what = "is not a run directory: it holds no config.yaml" if Path(run).exists() else "does not exist"
     raise UserError(f"{run} {what}; runs are in {PROJECT / 'experiments'}")
 
@@ -189,7 +204,7 @@ def evaluate_run(
     cfg.data.root = root or cfg.data.root
     chosen_device = choose_device(device or cfg.trainer.device)
     model, spec, state = load_model(cfg, directory / f"{checkpoint}.pt", chosen_device)
-    output = getattr(model, "output", "logits")
+    output = output_of(model)
     options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
     examples = load_split(build_dataset(cfg), split, **options)
     if spec.task == "classification" and tuple(examples.classes) != tuple(spec.classes):
@@ -206,14 +221,28 @@ def evaluate_run(
     suffix = f"_{split}" * (split != "test") + f"_{checkpoint}" * (checkpoint != "best")
     if spec.task == "classification":
         outputs, targets = (torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
-        predicted = class_probabilities(outputs, output).argmax(dim=1)
+        probabilities = class_probabilities(outputs, output)
+        predicted = probabilities.argmax(dim=1)
         confusions = count_confusions(predicted, targets, spec.output_size)
+        result |= {"first_predictions": predicted[:10].tolist(), "first_targets": targets[:10].tolist()}
         result |= {"classes": class_report(confusions, spec.classes), "confusion_matrix": confusions.tolist()}
-        import plots
-
-        picture = plots.draw_confusion_matrix(confusions.numpy(), spec.classes)
-        plots.save_png(picture, directory / f"confusion_matrix{suffix}.png")
     write_json(directory / f"evaluation{suffix}.json", result)
+    if spec.task == "classification":
+        seed_everything(cfg.seed)  # the weights that training started from come from the seed, as they did there
+        untrained = build_model(cfg, spec).to(chosen_device).eval()
+        with torch.inference_mode():
+            pictures.draw_evaluation(
+                directory,
+                suffix,
+                spec=spec,
+                examples=examples.subset(torch.arange(loader.num_examples)),
+                probabilities=probabilities,
+                targets=targets,
+                confusions=confusions,
+                untrained=untrained,
+                trained=model,
+            )
+            pictures.project(directory, suffix, model=model, spec=spec, examples=examples, device=chosen_device)
     return result | {"file": directory / f"evaluation{suffix}.json"}
 
 
@@ -226,6 +255,9 @@ def main(ask: DictConfig) -> None:
     print("  ".join(f"{name} {value:.4f}" for name, value in result.items() if name.startswith(f"{ask.split}/")))
     if "classes" in result:
         print(format_report(result["classes"]))
+        names = list(result["classes"])
+        for what in ("predictions", "targets"):
+            print(f"first {what:<11} " + " ".join(names[label] for label in result[f"first_{what}"]))
     print(f"written: {result['file']}")
 
 

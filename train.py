@@ -6,7 +6,6 @@ python train.py model=cnn data=mnist optimizer.lr=3e-3
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
@@ -20,11 +19,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+import pictures
 from conf.command import checked, command, run_directory, typed_overrides
 from conf.schema import TrainConfig, build, is_share, nearest_name
 from evaluate import Means, build_dataset, build_model, find_run, load_config, make_eval_loader, measure, predict
-from model.data_loader import Loader, Normalize, describe, load_split, make_loader
-from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, higher_is_better, metrics_for
+from model.data_loader import Loader, describe, load_split, make_loader
+from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
 from utils import (
     PROJECT,
     Checkpoint,
@@ -192,6 +192,7 @@ class Setup:
     spec: DataSpec
     metrics: dict[str, Metric]
     monitor: str
+    snapshots: pictures.Snapshots
     data_sha256: str
 
 
@@ -204,7 +205,7 @@ def set_up(cfg: DictConfig) -> Setup:
     training, validation = (load_split(dataset, split, **options) for split in ("train", "val"))
     spec = describe(training, data.mean, data.std)
     model = build_model(cfg, spec).to(device)
-    loss = choose_loss(cfg.trainer.loss, spec, getattr(model, "output", "logits"))
+    loss = choose_loss(cfg.trainer.loss, spec, output_of(model))
     metrics = metrics_for(spec.task)
     monitor = choose_monitor(cfg.trainer.monitor, metrics)
     train_loader = make_loader(
@@ -213,7 +214,10 @@ def set_up(cfg: DictConfig) -> Setup:
         shuffle=True,
         seed=cfg.seed,
         device=device,
-        **{key: data[key] for key in ("batch_size", "drop_last", "crop_padding", "flip", "num_workers", "max_batches")},
+        **{
+            key: data[key]
+            for key in ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
+        },
     )
     val_loader = make_eval_loader(cfg, validation, spec, device)
     optimizer = build("optimizer", cfg.optimizer, model.parameters())
@@ -227,7 +231,10 @@ def set_up(cfg: DictConfig) -> Setup:
         max_grad_norm=cfg.trainer.max_grad_norm,
         compiled=cfg.trainer.compile,
     )
-    return Setup(learner, train_loader, val_loader, spec, metrics, monitor, training.fingerprint())
+    snapshots = pictures.Snapshots()
+    if cfg.trainer.animate:
+        snapshots = pictures.snapshots_for(spec, training, val_loader, device)
+    return Setup(learner, train_loader, val_loader, spec, metrics, monitor, snapshots, training.fingerprint())
 
 
 def choose_monitor(name: str | None, metrics: Mapping[str, Metric]) -> str:
@@ -334,17 +341,27 @@ def open_run(
             "scaler": learner.scaler,
         }
         best = Checkpoint(parts, spec=asdict(setup.spec))
-        last = Checkpoint(parts | rest | {"random": RandomState(), "log": logger}, spec=asdict(setup.spec))
+        last = Checkpoint(
+            parts | rest | {"random": RandomState(), "snapshots": setup.snapshots, "log": logger},
+            spec=asdict(setup.spec),
+        )
         is_new = not (directory / "last.pt").exists()
         if is_new:
             logger.load_state_dict({})  # removes what a run left here that ended before its first checkpoint
         else:
             last.restore(directory / "last.pt", learner.device)
         write_record(directory, cfg, overrides, setup)
-        draw_samples = sample_pictures(setup, logger, last_epoch=cfg.trainer.epochs) if cfg.trainer.images else nothing
+        draw_samples: Callable[[int], None] = nothing
+        if cfg.trainer.images:
+            draw_samples = pictures.sample_pictures(
+                learner.model, setup.spec, setup.val_loader, logger, last_epoch=cfg.trainer.epochs
+            )
+        if is_new:
+            setup.snapshots.take(learner.model, epoch=0, step=0)
 
         def end_epoch() -> None:
             draw_samples(progress.epoch)
+            setup.snapshots.take(learner.model, epoch=progress.epoch, step=progress.step)
             write_json(directory / "metrics.json", summary(setup, progress))
             if progress.best_epoch == progress.epoch:
                 best.save(directory / "best.pt")
@@ -356,7 +373,8 @@ def open_run(
                 with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
                     yield logger, end_epoch
                 if cfg.trainer.images:
-                    draw_curves(directory, progress)
+                    pictures.draw_run(directory, learner.model, best_epoch=progress.best_epoch)
+                    pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
         except KeyboardInterrupt:
             logger.say(
                 f"interrupted after epoch {progress.epoch}; go on with: {hint('train.py')} resume={here(directory)}"
@@ -427,40 +445,6 @@ def here(path: Path) -> str:
 def hint(script: str) -> str:
     """The start of a command that runs one of the project's scripts from the current directory."""
     return f"python {here(PROJECT / script)}"
-
-
-def sample_pictures(setup: Setup, logger: RunLogger, *, last_epoch: int) -> Callable[[int], None]:
-    """What draws a dozen validation images with their class probabilities for TensorBoard, after the epochs 1, 2, 4, ...
-
-    Ever more rarely, so that a long run does not spend its time on pictures. Draws nothing where there are no images.
-    """
-    spec, learner = setup.spec, setup.learner
-    if spec.task != "classification" or len(spec.input_shape) != 3:
-        return nothing
-    inputs, targets = (batch[:12] for batch in next(iter(setup.val_loader)))
-    images = Normalize(spec.mean, spec.std, learner.device).inverse(inputs).clamp(0, 1).cpu().numpy()
-
-    def draw(epoch: int) -> None:
-        if epoch & (epoch - 1) and epoch != last_epoch:
-            return
-        import plots
-
-        outputs, _ = next(predict(learner.model, [(inputs, targets)], learner.precision))
-        probabilities = class_probabilities(outputs, getattr(learner.model, "output", "logits"))
-        figure = plots.draw_predictions(images, probabilities.cpu().numpy(), targets.cpu().numpy(), spec.classes)
-        logger.writer.add_image("predictions", plots.to_image(figure), epoch, dataformats="HWC")
-
-    return draw
-
-
-def draw_curves(directory: Path, progress: Progress) -> None:
-    """learning_curves.png, from metrics.jsonl."""
-    import plots
-
-    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    plots.save_png(
-        plots.draw_learning_curves(records, best_epoch=progress.best_epoch), directory / "learning_curves.png"
-    )
 
 
 @contextlib.contextmanager

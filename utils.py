@@ -409,15 +409,19 @@ class RunLogger:
     def state_dict(self) -> dict[str, int]:
         """The size of each file of this run's record."""
         self.writer.flush()
-        files = [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]
-        return {file.name: file.stat().st_size for file in files if file.exists()}
+        return {file.name: file.stat().st_size for file in self._files()}
 
     def load_state_dict(self, sizes: Mapping[str, int]) -> None:
-        for file in [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]:
+        for file in self._files():
             if file.name in sizes:
                 os.truncate(file, min(sizes[file.name], file.stat().st_size))
             else:
-                file.unlink(missing_ok=True)
+                file.unlink()
+
+    def _files(self) -> list[Path]:
+        """What this logger writes, as far as it is there; not what evaluations wrote beside it."""
+        files = [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]
+        return [file for file in files if file.exists() and ".evaluation" not in file.name]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

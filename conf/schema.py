@@ -77,10 +77,18 @@ class DataOptions:
     drop_last: bool
     crop_padding: Annotated[int, Range(0)]
     flip: bool
+    passes: Count
     mean: list[float] | None
     std: list[Positive] | None
     limit: Count | None
     max_batches: Count | None
+
+
+@dataclass
+class ModelOptions:
+    """`model.*`, apart from the keys of the network itself."""
+
+    init: str
 
 
 @dataclass
@@ -104,6 +112,7 @@ class TrainerOptions:
     max_grad_norm: Annotated[float, Range(0, open_low=True, infinite=True)]
     log_every: Count
     images: bool
+    animate: bool
     profile: bool
     fail_above: Annotated[float, Range(infinite=True)]
 
@@ -258,7 +267,7 @@ class Slot:
 
 SLOTS = {
     "data": Slot("model.datasets.Examples|model.datasets.Folder", given=2, options=DataOptions),
-    "model": Slot("torch.nn.Module", given=1),
+    "model": Slot("torch.nn.Module", given=1, options=ModelOptions),
     "optimizer": Slot("torch.optim.Optimizer", given=1),
     "scheduler": Slot("torch.optim.lr_scheduler.LRScheduler", given=1, options=SchedulerOptions),
 }

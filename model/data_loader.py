@@ -122,17 +122,22 @@ class Batching:
     normalize: Normalize
     augment: Callable[[Tensor, Tensor], Tensor]  # (inputs, indices) -> inputs
     device: torch.device
+    passes: int = 1  # over the examples, in an epoch
     max_batches: int | None = None  # a debugging run sees only so many in an epoch
 
     def examples_per_epoch(self, num_examples: int) -> int:
-        """How many of a split's examples an epoch shows."""
+        """How many examples an epoch shows."""
+        num_examples *= self.passes
         kept = num_examples // self.batch_size * self.batch_size if self.drop_last else num_examples
         return min(kept, self.max_batches * self.batch_size) if self.max_batches else kept
 
     def order(self, num_examples: int, epoch: int) -> Tensor:
         """The indices of an epoch's examples, batch after batch."""
-        order = epoch_order(num_examples, shuffle=self.shuffle, seed=self.seed, epoch=epoch)
-        return order[: self.examples_per_epoch(num_examples)]
+        orders = [
+            epoch_order(num_examples, shuffle=self.shuffle, seed=self.seed, epoch=epoch * self.passes + number)
+            for number in range(self.passes)
+        ]
+        return torch.cat(orders)[: self.examples_per_epoch(num_examples)]
 
     def set_epoch(self, epoch: int) -> None:
         if isinstance(self.augment, RandomCropFlip):
@@ -249,11 +254,7 @@ def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Seq
     Float inputs are not normalised unless mean and std are given. A folder's are estimated from 2,000 of its images.
     """
     is_class = not training.targets.is_floating_point()
-    sample = training
-    if isinstance(training, Folder):
-        first = epoch_order(len(training), shuffle=True, seed=0, epoch=0)[:FOLDER_STATISTICS_SIZE]
-        sample = training.subset(first).in_memory()
-    assert isinstance(sample, Examples)
+    sample = training.in_memory() if isinstance(training, Examples) else some_of(training, FOLDER_STATISTICS_SIZE)
     if sample.inputs.dtype == torch.uint8:
         own_mean, own_std = pixel_statistics(sample.inputs)
         mean, std = mean if mean is not None else own_mean, std if std is not None else own_std
@@ -269,6 +270,11 @@ def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Seq
         std=tuple(std or ()),
         classes=tuple(training.classes),
     )
+
+
+def some_of(folder: Folder, number: int) -> Examples:
+    """Up to `number` images of a folder, the same ones each time, decoded."""
+    return folder.subset(epoch_order(len(folder), shuffle=True, seed=0, epoch=0)[:number]).in_memory()
 
 
 def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -298,6 +304,7 @@ def make_loader(
     drop_last: bool = False,
     crop_padding: int = 0,
     flip: bool = False,
+    passes: int = 1,
     num_workers: int = 0,
     max_batches: int | None = None,
 ) -> Loader:
@@ -321,6 +328,7 @@ def make_loader(
         normalize=Normalize(spec.mean, spec.std, device),
         augment=augment,
         device=device,
+        passes=passes,
         max_batches=max_batches,
     )
     if isinstance(examples, Folder):

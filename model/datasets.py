@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+DIGITS = [str(digit) for digit in range(10)]
 
 
 class DataError(ValueError):
@@ -55,6 +56,10 @@ class Examples:
     def subset(self, indices: Tensor) -> Examples:
         """Only the examples at `indices` [m]."""
         return replace(self, inputs=self.inputs[indices], targets=self.targets[indices])
+
+    def in_memory(self) -> Examples:
+        """Itself: a folder of images has more to do here."""
+        return self
 
     def fingerprint(self) -> str:
         """SHA-256 of all inputs and targets."""
@@ -134,12 +139,13 @@ def digits(split: str, root: str) -> Examples | None:
         rank_in_class[targets == label] = torch.arange(int((targets == label).sum()))
     is_test = rank_in_class % 5 == 4
     chosen = is_test if split == "test" else ~is_test
-    return Examples(pixels[chosen], targets[chosen], [str(digit) for digit in range(10)])
+    return Examples(pixels[chosen], targets[chosen], DIGITS)
 
 
 def mnist(split: str, root: str) -> Examples | None:
     """MNIST: 60,000 + 10,000 handwritten digits, 28x28 (LeCun et al. 1998)."""
-    return _torchvision("MNIST", split, root, "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte")
+    examples = _torchvision("MNIST", split, root, "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte")
+    return replace(examples, classes=DIGITS) if examples else None
 
 
 def fashion_mnist(split: str, root: str) -> Examples | None:

@@ -1,0 +1,108 @@
+"""Imports point one way, and nothing that can run code is read from a file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+FOLDERS = ("", "model", "conf", "benchmarks")
+SOURCES = {
+    ".".join(path.relative_to(PROJECT).with_suffix("").parts): path
+    for folder in FOLDERS
+    for path in sorted((PROJECT / folder).glob("*.py"))
+    if path.name != "__init__.py"
+}
+# What each module may import of the project's own.
+MAY_IMPORT = {
+    "utils": set(),
+    "plots": set(),
+    "model.net": set(),
+    "model.datasets": set(),
+    "model.data_loader": {"model.net", "model.datasets"},
+    "conf.schema": {"utils"},
+    "conf.command": {"utils", "conf.schema"},
+    "evaluate": {"conf.command", "conf.schema", "model.data_loader", "model.datasets", "model.net", "plots", "utils"},
+}
+MAY_IMPORT["train"] = MAY_IMPORT["evaluate"] | {"evaluate"}
+MAY_IMPORT["search_hyperparams"] = MAY_IMPORT["train"] | {"train"}
+MAY_IMPORT["synthesize_results"] = {"utils", "plots", "conf.command", "conf.schema"}
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names of all modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def calls(path: Path, name: str) -> list[ast.Call]:
+    """The calls of a function by its dotted name."""
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == name
+    ]
+
+
+def test_the_modules_of_the_design_are_there() -> None:
+    assert {"train", "evaluate", "utils", "plots", "model.net", "model.data_loader", "conf.schema"} <= SOURCES.keys()
+
+
+@pytest.mark.parametrize("module", MAY_IMPORT)
+def test_imports_point_one_way(module: str) -> None:
+    if module not in SOURCES:
+        pytest.skip(f"{module} is not written yet")
+    own = imports(SOURCES[module]) & SOURCES.keys()
+    assert own <= MAY_IMPORT[module]
+
+
+def test_what_the_reader_of_imports_finds(tmp_path: Path) -> None:
+    """The checks here are worth something only if the reader sees every way to import."""
+    (tmp_path / "a.py").write_text(
+        "import os.path as p\nfrom model import net\ndef f():\n    from model.datasets import Folder\n    import train\n"
+    )
+    assert imports(tmp_path / "a.py") >= {"os.path", "model.net", "model.datasets", "train"}
+
+
+def test_only_plots_imports_matplotlib() -> None:
+    assert {module for module, path in SOURCES.items() if "matplotlib" in roots(path)} == {"plots"}
+
+
+@pytest.mark.parametrize("module", ["utils", "plots", "model.net", "model.datasets", "model.data_loader"])
+def test_configuration_stops_at_the_builders(module: str) -> None:
+    assert not roots(SOURCES[module]) & {"hydra", "omegaconf", "conf"}
+
+
+def test_every_torch_load_is_weights_only() -> None:
+    found = [(module, call) for module, path in SOURCES.items() for call in calls(path, "torch.load")]
+    assert found, "the checkpoints are read somewhere"
+    for module, call in found:
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert keywords.get("weights_only") == "True", f"{module}:{call.lineno}"
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_nothing_that_runs_code_from_files(module: str) -> None:
+    assert not roots(SOURCES[module]) & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+    for function in (
+        "eval",
+        "exec",
+        "yaml.load",
+        "yaml.unsafe_load",
+        "hydra.utils.instantiate",
+        "instantiate",
+        "os.system",
+    ):
+        assert not calls(SOURCES[module], function), function
