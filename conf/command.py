@@ -99,20 +99,20 @@ def run_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
     """Where a new run goes: <name>/<timestamp>, or in a sweep <name>/<variant>/seed-<n>, below `experiments_dir`."""
     experiment = Path(cfg.experiments_dir).absolute() / cfg.name
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return experiment / variant_name(overrides) / f"seed-{cfg.seed}"
+        return experiment / variant_name(overrides, cfg.name) / f"seed-{cfg.seed}"
     return experiment / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
 
 
-def variant_name(overrides: Sequence[str]) -> str:
-    """A short readable folder name for what was typed, the seed apart: "lr-1e-3_model-cnn"."""
+def variant_name(overrides: Sequence[str], name: str) -> str:
+    """A short readable folder name for what was typed, apart from the seed and the experiment's name: "lr-1e-3_model-cnn"."""
     parts = []
     for key, _, value in (override.lstrip("+~").partition("=") for override in sorted(overrides)):
-        if key not in ("seed", "name", "experiments_dir"):
-            parts.append(f"{key.rpartition('.')[2]}-" + re.sub(r"[^A-Za-z0-9.]+", "-", value).rstrip("-"))
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)) or "default"
-    if len(name) > 120:
-        name = f"{name[:111]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return name
+        if key not in ("seed", "name", "experiments_dir") and (key, value) != ("experiment", name):
+            parts.append(f"{key.rpartition('.')[2]}-" + re.sub(r"[^A-Za-z0-9.]+", "-", value.strip("[]")).rstrip("-"))
+    variant = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)) or "default"
+    if len(variant) > 120:
+        variant = f"{variant[:111]}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
+    return variant
 
 
 def _stop(message: str, *, code: int) -> None:

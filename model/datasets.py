@@ -229,3 +229,60 @@ def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | Non
         raise DataError(f"{folder} holds no image; expected: <class>/*.png or *.jpg")
     files, labels = zip(*labelled, strict=True)
     return Folder(list(files), torch.tensor(labels), classes, image_size)
+
+
+# ------------------------------------------------------------------------------------------------- generated datasets
+
+# Of which split a number is the seed: each has examples of its own.
+SPLIT_SEEDS = {"train": 0, "val": 1, "test": 2}
+
+
+def quadratic(
+    split: str,
+    root: str,
+    *,
+    num_examples: int = 100,
+    noise: float = 0.1,
+    noise_shape: str = "normal",
+    data_seed: int = 0,
+) -> Examples:
+    """y = x^2 + noise for `num_examples` points x, evenly from -1 to 1; noise from N(0, noise^2) or uniform in [0, noise]."""
+    if num_examples < 2 or noise < 0 or noise_shape not in ("normal", "uniform"):
+        raise DataError(
+            f"quadratic takes data.num_examples of at least 2, data.noise of at least 0, and data.noise_shape normal or "
+            f"uniform; given: {num_examples}, {noise}, {noise_shape}"
+        )
+    generator = _generator(split, data_seed)
+    x = torch.linspace(-1, 1, num_examples).unsqueeze(1)
+    draw = torch.randn if noise_shape == "normal" else torch.rand
+    return Examples(x, x.square() + noise * draw(x.shape, generator=generator))
+
+
+def gaussians(
+    split: str, root: str, *, num_examples: int = 200, distance: float = 2.0, noise: float = 1.0, data_seed: int = 0
+) -> Examples:
+    """Points in the plane in two classes: half from N((distance, distance), noise^2 I), half from the other side of 0."""
+    if num_examples < 2 or noise < 0:
+        raise DataError(f"gaussians takes data.num_examples >= 2 and data.noise >= 0; given: {num_examples}, {noise}")
+    targets = torch.arange(num_examples) % 2
+    centres = distance * (1 - 2 * targets).float().unsqueeze(1)  # class 0 above, class 1 below
+    points = centres + noise * torch.randn(num_examples, 2, generator=_generator(split, data_seed))
+    return Examples(points, targets, ["above", "below"])
+
+
+def random_regression(
+    split: str, root: str, *, num_examples: int = 64, num_inputs: int = 1000, num_outputs: int = 10, data_seed: int = 0
+) -> Examples:
+    """Inputs and targets from N(0, 1) that have nothing to do with each other: what is learned is learned by heart.
+
+    So the validation loss can only get worse; it is the training loss that shows whether an optimiser works.
+    """
+    if min(num_examples, num_inputs, num_outputs) < 1:
+        raise DataError("random_regression takes data.num_examples, num_inputs and num_outputs of at least 1")
+    generator = _generator(split, data_seed)
+    inputs = torch.randn(num_examples, num_inputs, generator=generator)
+    return Examples(inputs, torch.randn(num_examples, num_outputs, generator=generator))
+
+
+def _generator(split: str, data_seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(3 * data_seed + SPLIT_SEEDS[split])

@@ -192,6 +192,33 @@ class ResNet(nn.Module):
         return self.head(self.features(x))
 
 
+class DynamicNet(nn.Module):
+    """A layer in, a middle layer used 0 to `max_repeats` times with the same weights, a layer out; ReLU after each but the last.
+
+    How often is drawn anew for each forward pass in training; in evaluation the answer is the mean over all of them, so
+    that it is the same each time. [batch, *input_shape] -> [batch, output_size].
+    """
+
+    def __init__(self, spec: DataSpec, *, hidden_size: int = 100, max_repeats: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Linear(math.prod(spec.input_shape), hidden_size)
+        self.middle = nn.Linear(hidden_size, hidden_size)
+        self.last = nn.Linear(hidden_size, spec.output_size)
+        self.max_repeats = max_repeats
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.first(x.flatten(1)))
+        if self.training:
+            for _ in range(int(torch.randint(self.max_repeats + 1, ()))):
+                hidden = F.relu(self.middle(hidden))
+            return self.last(hidden)
+        outputs = [self.last(hidden)]
+        for _ in range(self.max_repeats):
+            hidden = F.relu(self.middle(hidden))
+            outputs.append(self.last(hidden))
+        return torch.stack(outputs).mean(dim=0)
+
+
 def image_shape(spec: DataSpec, network: str) -> tuple[int, int, int]:
     """(channels, height, width) of the data, or a TaskError where its examples are not images."""
     if not is_image(spec):

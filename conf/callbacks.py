@@ -1,0 +1,94 @@
+"""What presets of several runs do when all of them have ended: one picture over the runs (`hydra.callbacks`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from utils import load_tensors
+
+
+class DrawLosses(Callback):
+    """losses.png: the training loss of each run against the step, as logged for TensorBoard."""
+
+    def __init__(self, y_limits: Sequence[float] | None = None) -> None:
+        self.y_limits = (y_limits[0], y_limits[1]) if y_limits else None
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        import plots
+
+        series = {}
+        for directory in run_directories(config):
+            events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("step/loss")
+            series[label_of(directory)] = ([event.step for event in events], [event.value for event in events])
+        save(plots.draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
+
+
+class DrawRestoredCurves(Callback):
+    """restored_curves.png: what three networks predict that should be one, for each width of the hidden layer.
+
+    The trained network, as its run recorded it; the network restored whole, from its run directory alone; and a new
+    network of the recorded configuration that was given the parameters. Says whether they agree bit for bit. (A pickled
+    network would be restored whole too, but loading one runs whatever code it holds.)
+    """
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        import plots
+        from evaluate import build_model, load_run
+        from model.net import DataSpec
+
+        curves, fixed = {}, None
+        for directory in run_directories(config):
+            state = load_tensors(directory / "last.pt")
+            fixed = state["snapshots"]["fixed"]
+            restored, cfg = load_run(directory, checkpoint="last")
+            rebuilt = build_model(cfg, DataSpec(**state["spec"])).eval()
+            with torch.no_grad():
+                for name, parameter in rebuilt.named_parameters():
+                    parameter.copy_(state["model"][name])
+                grid = fixed["grid"][:, None]
+                predictions = {
+                    "trained": state["snapshots"]["taken"][-1]["curve"],
+                    "restored whole": restored(grid)[:, 0],
+                    "rebuilt from parameters": rebuilt(grid)[:, 0],
+                }
+            width = sum(cfg.model.hidden_sizes)
+            curves[width] = predictions
+            same = all(torch.equal(predictions["trained"], curve) for curve in predictions.values())
+            print(f"width {width}: the three predictions are {'identical, bit for bit' if same else 'NOT identical'}")
+        if fixed is not None:
+            figure = plots.draw_restored_curves(fixed["x"], fixed["y"], grid=fixed["grid"], curves=curves)
+            save(figure, config, "restored_curves.png")
+
+
+def run_directories(config: DictConfig) -> list[Path]:
+    """The finished runs of a sweep, one for each variant: that of the lowest seed."""
+    variants = sorted(path for path in Path(config.experiments_dir, config.name).iterdir() if path.is_dir())
+    runs = [sorted(variant.glob("seed-*/metrics.json"), key=seed_of) for variant in variants]
+    return [files[0].parent for files in runs if files]
+
+
+def seed_of(file: Path) -> int:
+    """The seed of a file in a sweep's run directory."""
+    return int(file.parent.name.removeprefix("seed-"))
+
+
+def label_of(directory: Path) -> str:
+    """A run of a sweep by the values that make its variant: "optimizer-sgd" is "sgd"."""
+    return " ".join(part.partition("-")[2] for part in directory.parent.name.split("_"))
+
+
+def save(figure: Any, config: DictConfig, name: str) -> None:
+    """Writes a picture of a sweep beside its runs, and says where."""
+    import plots
+
+    path = Path(config.experiments_dir, config.name) / name
+    plots.save_png(figure, path)
+    print(f"written: {path}")

@@ -1,0 +1,352 @@
+"""Evaluation gives the numbers that training recorded, from the run directory alone, and writes what is true."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Outcome
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from torch import Tensor
+
+from evaluate import build_dataset, class_report, count_confusions, load_run, predict
+from model.data_loader import describe, load_split
+from model.datasets import Examples, digits
+from model.net import DataSpec, ResNet
+from utils import UserError, load_tensors
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_images_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """The digits' test split as a network of the default run gets it, computed in numpy alone."""
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.round(images * 255 / 16) / 255
+    rank = np.zeros(len(labels), dtype=int)
+    for label in range(10):
+        rank[labels == label] = np.arange((labels == label).sum())
+    is_test = rank % 5 == 4
+    return pixels[is_test].reshape(-1, 1, 8, 8), labels[is_test]
+
+
+test_images_and_labels.__test__ = False  # type: ignore[attr-defined]
+
+RUNS = {
+    "mlp": ["model.dropout=0.2"],
+    "resnet with batch normalisation": ["model=resnet", "model.num_blocks=1", "model.channels=[8,16]"],
+    "bf16": ["model=cnn", "trainer.precision=bf16", "data.eval_batch_size=7"],
+    "softmax": ["model.output=softmax", "trainer.monitor=val/loss"],
+}
+# A learning rate that grows beyond all use: the last epoch is never the best one.
+RUINED = ["scheduler=step", "scheduler.step_size=1", "scheduler.gamma=300", "trainer.epochs=3", "data.limit=300"]
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_evaluation_repeats_what_training_recorded(
+    case: str, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    """To the last digit, for the best epoch and the last one; which are not the same."""
+    run = run_train(*RUNS[case], *RUINED)
+    recorded = read(run / "metrics.json")
+    assert recorded["best"]["epoch"] < recorded["final"]["epoch"] == 3
+    for checkpoint, expected in [("best", recorded["best"]), ("last", recorded["final"])]:
+        assert run_command("evaluate", f"run={run}", "split=val", f"checkpoint={checkpoint}").code == 0
+        found = read(run / f"evaluation_val{'_last' * (checkpoint == 'last')}.json")
+        assert found["epoch"] == expected["epoch"]
+        assert found["val/loss"] == expected["val/loss"]
+        assert found["val/accuracy"] == expected["val/accuracy"]
+
+
+def test_the_test_report_is_scikit_learns(run_train: Callable[..., Path], run_command: Callable[..., Outcome]) -> None:
+    run = run_train("trainer.epochs=2", "model.hidden_sizes=[16]")
+    outcome = run_command("evaluate", f"run={run}")
+    assert outcome.code == 0, outcome.err
+    found = read(run / "evaluation.json")
+
+    images, labels = test_images_and_labels()
+    model, cfg = load_run(run)
+    assert not model.training
+    spec = describe(load_split(build_dataset(cfg), "train", val_fraction=0.1, split_seed=0), None, None)
+    inputs = torch.from_numpy((images - spec.mean[0]) / spec.std[0]).float()
+    with torch.no_grad():
+        probabilities = model(inputs).double().softmax(dim=1).numpy()
+    predicted = probabilities.argmax(axis=1)
+
+    assert found["split"] == "test"
+    assert found["checkpoint"] == "best"
+    assert found["epoch"] == read(run / "metrics.json")["best"]["epoch"]
+    assert found["num_examples"] == len(labels)
+    assert found["test/accuracy"] == pytest.approx(accuracy_score(labels, predicted), abs=1e-12)
+    assert found["test/loss"] == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
+    assert found["confusion_matrix"] == confusion_matrix(labels, predicted).tolist()
+    assert sorted(found["classes"]) == [str(digit) for digit in range(10)]
+    expected = precision_recall_fscore_support(labels, predicted, zero_division=0)
+    for digit, (precision, recall, f1, support) in enumerate(zip(*expected, strict=True)):
+        row = found["classes"][str(digit)]
+        assert row["precision"] == pytest.approx(precision) or (row["precision"] is None and precision == 0)
+        assert row["recall"] == pytest.approx(recall)
+        assert row["f1"] == pytest.approx(f1)
+        assert row["support"] == support
+    assert f"{found['test/accuracy']:.4f}" in outcome.out
+    assert f"{len(labels)} test examples" in outcome.out
+
+
+def test_class_report_of_random_predictions_and_of_classes_never_seen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(5, (300,), generator=generator)
+    predicted = torch.randint(4, (300,), generator=generator)  # class 4 is never predicted, class 5 never occurs
+    confusions = count_confusions(predicted, targets, 6)
+    assert confusions.tolist() == confusion_matrix(targets, predicted, labels=range(6)).tolist()
+    report = class_report(confusions, "abcdef")
+    expected = precision_recall_fscore_support(targets, predicted, labels=range(6), zero_division=np.nan)
+    for name, *row in zip("abcdef", *expected, strict=True):
+        for key, value in zip(("precision", "recall", "f1", "support"), row, strict=True):
+            if np.isnan(value):
+                assert report[name][key] is None
+            else:
+                assert report[name][key] == pytest.approx(value)
+
+
+def test_each_question_has_a_file_of_its_own(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    """Tables read evaluation.json: the test split with the best weights, and nothing else is ever in it."""
+    run = run_train("trainer.epochs=2", "data.limit=100")
+    assert run_command("evaluate", f"run={run}").code == 0
+    answer = (run / "evaluation.json").read_bytes()
+    training_files = {
+        path.name: path.read_bytes() for path in run.iterdir() if path.suffix in (".pt", ".jsonl", ".yaml")
+    }
+    for arguments, name in [
+        (["split=val"], "evaluation_val.json"),
+        (["checkpoint=last"], "evaluation_last.json"),
+        (["split=train", "checkpoint=last"], "evaluation_train_last.json"),
+    ]:
+        assert not (run / name).exists()
+        assert run_command("evaluate", f"run={run}", *arguments).code == 0
+        found = read(run / name)
+        assert found["num_examples"] == 100
+        assert {key for key in found if key.endswith("/accuracy")} == {f"{found['split']}/accuracy"}
+    assert (run / "evaluation.json").read_bytes() == answer
+    assert run_command("evaluate", f"run={run}").code == 0
+    assert (run / "evaluation.json").read_bytes() == answer  # and the same again
+    assert training_files == {name: (run / name).read_bytes() for name in training_files}
+    assert {path.name for path in run.glob("*.json")} == {
+        *("evaluation.json", "evaluation_val.json", "evaluation_last.json", "evaluation_train_last.json"),
+        *("metrics.json", "provenance.json", "status.json"),
+    }
+
+
+def test_evaluation_leaves_gradients_and_batch_statistics_alone() -> None:
+    model = ResNet(DataSpec((1, 8, 8), 10, "classification"), channels=[4], num_blocks=1).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    batches = [(torch.randn(6, 1, 8, 8) * 9, torch.zeros(6)) for _ in range(3)]
+    assert len(list(predict(model, batches, "fp32"))) == 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+# -------------------------------------------------------------------------------------------- from the directory alone
+
+
+def write_folder(root: Path, *, names: tuple[str, ...] = ("dark", "light"), num_mislabelled: int = 1) -> None:
+    """Two classes of 8x8 images, told apart by their brightness, but for a few of each in the test split."""
+    generator = np.random.default_rng(0)
+    for split, num in (("train", 20), ("test", 6)):
+        for label, name in enumerate(names):
+            (root / split / name).mkdir(parents=True)
+            for number in range(num):
+                is_mislabelled = split == "test" and number < num_mislabelled
+                pixels = generator.integers(0, 128, (8, 8, 3)) + 127 * ((label + is_mislabelled) % 2)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{number}.png")
+
+
+FOLDER = ["data=image_folder", "data.image_size=8", "data.num_workers=0", "data.batch_size=8", "trainer.epochs=3"]
+
+
+@pytest.fixture
+def folder_run(tmp_path: Path, run_train: Callable[..., Path]) -> Path:
+    """A run on tmp_path/images."""
+    write_folder(tmp_path / "images")
+    return run_train(*FOLDER, f"data.root={tmp_path / 'images'}")
+
+
+def folder_inputs(run: Path, root: Path) -> Tensor:
+    """The test images of `write_folder` as the run's network gets them."""
+    files = sorted((root / "test").glob("*/*.png"))
+    pixels = np.stack([np.array(Image.open(path)) for path in files]).transpose(0, 3, 1, 2) / 255
+    spec = load_tensors(run / "best.pt")["spec"]
+    mean, std = (np.array(spec[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
+    return torch.from_numpy((pixels - mean) / std).float()
+
+
+def test_a_run_is_loaded_without_its_data_from_anywhere(
+    folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_command("evaluate", f"run={folder_run}").code == 0
+    confusions = np.array(read(folder_run / "evaluation.json")["confusion_matrix"])
+    inputs = folder_inputs(folder_run, tmp_path / "images")
+    shutil.rmtree(tmp_path / "images")
+    moved = tmp_path / "elsewhere" / "copy"
+    moved.parent.mkdir()
+    shutil.move(folder_run, moved)
+    monkeypatch.chdir(moved.parent)
+    for name in ("copy", str(moved)):
+        model, cfg = load_run(name)
+        assert not model.training
+        assert cfg.data.image_size == 8
+        with torch.no_grad():
+            predicted = model(inputs).argmax(dim=1).numpy()
+        assert confusion_matrix([0] * 6 + [1] * 6, predicted).tolist() == confusions.tolist()
+    assert confusions.trace() == 10  # it has learned something, or the comparison says little
+    last, _ = load_run("copy", "last")
+    weights = load_tensors(moved / "last.pt")["model"]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in last.state_dict().items())
+
+
+@pytest.mark.xfail(strict=True, reason="a folder's images cannot be stacked where there are none to draw")
+def test_a_folder_without_a_mistake_is_evaluated(
+    tmp_path: Path, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    write_folder(tmp_path / "images", num_mislabelled=0)
+    run = run_train(*FOLDER, f"data.root={tmp_path / 'images'}")
+    assert run_command("evaluate", f"run={run}").code == 0
+    assert read(run / "evaluation.json")["test/accuracy"] == 1.0
+
+
+def test_data_may_have_moved(folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]) -> None:
+    assert run_command("evaluate", f"run={folder_run}").code == 0
+    there = read(folder_run / "evaluation.json")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert run_command("evaluate", f"run={folder_run}").code == 2
+    assert run_command("evaluate", f"run={folder_run}", f"data.root={tmp_path / 'moved'}").code == 0
+    assert read(folder_run / "evaluation.json") == there
+
+
+@pytest.mark.xfail(strict=True, reason="the classes of the test folder are read from the training folder")
+def test_the_test_split_is_evaluated_where_there_is_no_training_data(
+    folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]
+) -> None:
+    shutil.rmtree(tmp_path / "images" / "train")
+    outcome = run_command("evaluate", f"run={folder_run}")
+    assert outcome.code == 0, outcome.err
+    assert read(folder_run / "evaluation.json")["num_examples"] == 12
+
+
+def test_other_classes_are_refused(folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]) -> None:
+    write_folder(tmp_path / "other", names=("cat", "dog"))
+    write_folder(tmp_path / "more", names=("dark", "light", "middle"))
+    for root in ("other", "more"):
+        outcome = run_command("evaluate", f"run={folder_run}", f"data.root={tmp_path / root}")
+        assert_one_line(outcome, "classes", str(folder_run))
+    assert not (folder_run / "evaluation.json").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- mistakes
+
+
+def assert_one_line(outcome: Outcome, *parts: str) -> None:
+    assert outcome.code == 2, outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
+    for part in parts:
+        assert part in outcome.err
+
+
+def flip_bit(content: bytes) -> bytes:
+    position = len(content) // 2
+    return content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a flipped bit": flip_bit,
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "text": lambda content: b"version https://git-lfs.github.com/spec/v1\n",
+}
+
+
+def test_a_damaged_run_is_refused_in_one_line(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    run = run_train("trainer.epochs=1", "data.limit=100")
+    whole = (run / "best.pt").read_bytes()
+    for damage in DAMAGES.values():
+        (run / "best.pt").write_bytes(damage(whole))
+        assert_one_line(run_command("evaluate", f"run={run}"), "best.pt", "damaged")
+        with pytest.raises(UserError, match="damaged"):
+            load_run(run)
+        assert load_run(run, "last")[0] is not None
+    (run / "best.pt").unlink()
+    assert_one_line(run_command("evaluate", f"run={run}"), "best.pt")
+    with pytest.raises(UserError, match=r"best\.pt"):
+        load_run(run)
+    (run / "best.pt").write_bytes(whole)
+    config = (run / "config.yaml").read_text()
+    for damaged in ("", "a: [1", "just text", "- 1\n- 2\n", config[: len(config) // 2], config.replace("MLP", "MPL")):
+        (run / "config.yaml").write_text(damaged)
+        assert_one_line(run_command("evaluate", f"run={run}"))
+    (run / "config.yaml").write_text(config.replace("- 64", "- 32"))
+    assert_one_line(run_command("evaluate", f"run={run}"), "best.pt", "does not fit this configuration")
+    (run / "config.yaml").write_text(config)
+    assert not (run / "evaluation.json").exists()
+    assert run_command("evaluate", f"run={run}").code == 0
+
+
+def test_a_run_that_is_not_there(run_command: Callable[..., Outcome], tmp_path: Path) -> None:
+    assert_one_line(run_command("evaluate", f"run={tmp_path / 'none'}"), str(tmp_path / "none"), "does not exist")
+    assert_one_line(run_command("evaluate", f"run={tmp_path}"), str(tmp_path), "no config.yaml")
+    assert_one_line(run_command("evaluate"), "run")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="does not exist"):
+        load_run(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    {
+        "split=tset": ("split", "test"),
+        "checkpoint=bst": ("checkpoint", "best or last"),
+        "device=gpu": ("gpu", "cpu"),
+        "trainer.epochs=3": ("trainer.epochs",),
+        "chekpoint=last": ("chekpoint", "did you mean checkpoint"),
+    }.items(),
+    ids=str,
+)
+def test_wrong_questions(
+    argument: str, parts: tuple[str, ...], run_command: Callable[..., Outcome], run_train: Callable[..., Path]
+) -> None:
+    run = run_train("trainer.epochs=1", "data.max_batches=1", "data.limit=100")
+    assert_one_line(run_command("evaluate", f"run={run}", argument), *parts)
+    assert not list(run.glob("evaluation*"))
+
+
+def test_training_never_opens_the_test_split(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Selection looks at validation alone."""
+    opened: list[str] = []
+    monkeypatch.setattr("model.datasets.digits", watched(opened))
+    run = run_train("trainer.epochs=1", "data.limit=100")
+    assert "test" not in opened
+    assert "train" in opened
+    assert run_command("evaluate", f"run={run}").code == 0
+    assert "test" in opened
+
+
+def watched(opened: list[str]) -> Callable[..., Any]:
+    def watched_digits(split: str, root: str) -> Examples | None:
+        opened.append(split)
+        return digits(split, root)
+
+    return watched_digits
