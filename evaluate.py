@@ -18,6 +18,7 @@ from conf.command import checked, command
 from conf.schema import EvaluateConfig, TrainConfig, build, own_keys, resolve_target
 from model.data_loader import Dataset, Loader, load_split, make_loader
 from model.datasets import Examples, Folder
+from model.export import FORMATS, export
 from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, initialize, metrics_for, output_of
 from utils import (
     PROJECT,
@@ -246,6 +247,19 @@ def evaluate_run(
     return result | {"file": directory / f"evaluation{suffix}.json"}
 
 
+def export_run(directory: Path, checkpoint: str, *, form: str, root: str | None = None) -> tuple[Path, float]:
+    """Writes a run's network as model.onnx or model.pt2, checked on test examples: (the file, the largest difference)."""
+    cfg = load_config(directory)
+    cfg.data.root = root or cfg.data.root
+    model, spec, _ = load_model(cfg, directory / f"{checkpoint}.pt", torch.device("cpu"))
+    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
+    examples = load_split(build_dataset(cfg), "test", **options)
+    some = examples.subset(torch.arange(min(100, len(examples)))).in_memory()
+    inputs = some.inputs.float() / 255 if some.inputs.dtype == torch.uint8 else some.inputs
+    path = directory / FORMATS[form]
+    return path, export(model, spec, inputs, path, form=form)
+
+
 @command("evaluate", EvaluateConfig)
 def main(ask: DictConfig) -> None:
     """Evaluates a run, and prints what came out."""
@@ -259,6 +273,9 @@ def main(ask: DictConfig) -> None:
         for what in ("predictions", "targets"):
             print(f"first {what:<11} " + " ".join(names[label] for label in result[f"first_{what}"]))
     print(f"written: {result['file']}")
+    if ask.export:
+        path, difference = export_run(directory, ask.checkpoint, form=ask.export, root=ask.data.root)
+        print(f"written: {path} (checked on test examples: at most {difference:.1g} from the network)")
 
 
 def format_report(report: dict[str, dict[str, float | None]]) -> str:

@@ -104,7 +104,7 @@ def run_directory(cfg: DictConfig, overrides: Sequence[str]) -> Path:
 
 
 def variant_name(overrides: Sequence[str], name: str) -> str:
-    """A short readable folder name for what was typed, apart from the seed and the experiment's name: "lr-1e-3_model-cnn"."""
+    """A short readable folder name for what was typed, apart from seed and experiment: "lr-1e-3_model-cnn"."""
     parts = []
     for key, _, value in (override.lstrip("+~").partition("=") for override in sorted(overrides)):
         if key not in ("seed", "name", "experiments_dir") and (key, value) != ("experiment", name):

@@ -147,6 +147,7 @@ class EvaluateConfig:
     checkpoint: Literal["best", "last"]
     split: Literal["test", "val", "train"]
     device: str | None
+    export: Literal["onnx", "torch_export"] | None
     data: DataRoot
 
 

@@ -100,4 +100,4 @@ class GradientDescent(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    weight -= group["lr"] * weight.grad
+                    weight.sub_(group["lr"] * weight.grad)

@@ -246,7 +246,7 @@ def quadratic(
     noise_shape: str = "normal",
     data_seed: int = 0,
 ) -> Examples:
-    """y = x^2 + noise for `num_examples` points x, evenly from -1 to 1; noise from N(0, noise^2) or uniform in [0, noise]."""
+    """y = x^2 + noise, for points x evenly from -1 to 1; noise from N(0, noise^2), or uniform in [0, noise]."""
     if num_examples < 2 or noise < 0 or noise_shape not in ("normal", "uniform"):
         raise DataError(
             f"quadratic takes data.num_examples of at least 2, data.noise of at least 0, and data.noise_shape normal or "

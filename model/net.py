@@ -193,7 +193,7 @@ class ResNet(nn.Module):
 
 
 class DynamicNet(nn.Module):
-    """A layer in, a middle layer used 0 to `max_repeats` times with the same weights, a layer out; ReLU after each but the last.
+    """A layer in, a middle layer used 0 to `max_repeats` times with the same weights, a layer out; ReLU between them.
 
     How often is drawn anew for each forward pass in training; in evaluation the answer is the mean over all of them, so
     that it is the same each time. [batch, *input_shape] -> [batch, output_size].

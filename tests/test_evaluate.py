@@ -312,22 +312,16 @@ def test_a_run_that_is_not_there(run_command: Callable[..., Outcome], tmp_path: 
         load_run(tmp_path / "none")
 
 
-@pytest.mark.parametrize(
-    ("argument", "parts"),
-    {
+def test_wrong_questions(run_command: Callable[..., Outcome], run_train: Callable[..., Path]) -> None:
+    run = run_train("trainer.epochs=1", "data.max_batches=1", "data.limit=100")
+    for argument, parts in {
         "split=tset": ("split", "test"),
         "checkpoint=bst": ("checkpoint", "best or last"),
         "device=gpu": ("gpu", "cpu"),
         "trainer.epochs=3": ("trainer.epochs",),
         "chekpoint=last": ("chekpoint", "did you mean checkpoint"),
-    }.items(),
-    ids=str,
-)
-def test_wrong_questions(
-    argument: str, parts: tuple[str, ...], run_command: Callable[..., Outcome], run_train: Callable[..., Path]
-) -> None:
-    run = run_train("trainer.epochs=1", "data.max_batches=1", "data.limit=100")
-    assert_one_line(run_command("evaluate", f"run={run}", argument), *parts)
+    }.items():
+        assert_one_line(run_command("evaluate", f"run={run}", argument), *parts)
     assert not list(run.glob("evaluation*"))
 
 

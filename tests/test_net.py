@@ -76,7 +76,7 @@ def test_every_model_learns_from_every_image_dataset(model_name: str, data: str)
 def test_an_answer_does_not_depend_on_the_other_images_of_the_batch(model_name: str, data: str) -> None:
     model, images = from_conf(model_name, SPECS[data]).eval(), torch.randn(5, *SPECS[data].input_shape)
     one_by_one = torch.cat([model(image.unsqueeze(0)) for image in images])
-    torch.testing.assert_close(model(images), one_by_one, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(images), one_by_one, rtol=1e-4, atol=1e-4 * one_by_one.abs().max().item())
 
 
 FEATURE_SIZES = {"mlp": 64, "cnn": 32 * 2 * 2, "lstm": 64, "resnet": 64}

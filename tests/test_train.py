@@ -38,7 +38,8 @@ def read(path: Path) -> Any:
 
 def compose(*overrides: str) -> DictConfig:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return hydra.compose("train", overrides=list(overrides))
+        cfg = hydra.compose("train", overrides=["name=run", *overrides])
+    return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
@@ -65,9 +66,9 @@ def try_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[.
 
     def run(*arguments: str) -> Outcome:
         folder = tmp_path / "experiments"
-        return run_command(
-            "train", f"experiments_dir={folder}", "name=run", "trainer.images=false", "trainer.device=cpu", *arguments
-        )
+        fixed = [f"experiments_dir={folder}", "name=run", "trainer.images=false", "trainer.device=cpu"]
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        return run_command("train", *flags, *fixed, *(a for a in arguments if a not in flags))
 
     return run
 
@@ -180,10 +181,18 @@ def test_every_schedule_learns(scheduler: str, run_train: Callable[..., Path]) -
     assert records[-1]["val/accuracy"] > 0.4
 
 
-@pytest.mark.parametrize(("optimizer", "scheduler"), list(itertools.product(OPTIMIZERS, SCHEDULERS)))
+CYCLED = pytest.mark.xfail(strict=True, reason="OneCycleLR cycles the momentum too, which this optimiser has not")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler"),
+    [
+        pytest.param(*pair, marks=[CYCLED] * (pair in [("adagrad", "onecycle"), ("by_hand", "onecycle")]))
+        for pair in itertools.product(OPTIMIZERS, SCHEDULERS)
+    ],
+)
 def test_every_optimizer_goes_with_every_schedule(optimizer: str, scheduler: str) -> None:
     cfg = compose(f"optimizer={optimizer}", f"scheduler={scheduler}", "trainer.epochs=3")
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
     model = nn.Linear(2, 2)
     built = build("optimizer", cfg.optimizer, model.parameters())
     schedule = build_schedule(cfg, built, num_steps_per_epoch=4, monitor="val/accuracy")
@@ -273,7 +282,7 @@ def test_a_plateau_lowers_the_rate(
 
 @pytest.mark.xfail(strict=True, reason="OneCycleLR cycles the momentum too, and gives one to plain SGD")
 def test_plain_sgd_stays_plain_under_a_cycle() -> None:
-    cfg = OmegaConf.create(OmegaConf.to_container(compose("optimizer=sgd", "scheduler=onecycle"), resolve=True))
+    cfg = compose("optimizer=sgd", "scheduler=onecycle")
     optimizer = build("optimizer", cfg.optimizer, nn.Linear(2, 2).parameters())
     build_schedule(cfg, optimizer, num_steps_per_epoch=4, monitor="val/accuracy")
     assert optimizer.param_groups[0]["momentum"] == 0
@@ -293,10 +302,10 @@ def test_patience_stops_after_so_many_epochs_without_a_better_one(run_train: Cal
 
 
 def test_patience_counts_from_the_best_epoch(run_train: Callable[..., Path]) -> None:
-    run = run_train("trainer.patience=2", "trainer.epochs=60", "data.limit=60", "optimizer.lr=0.01")
+    run = run_train("trainer.patience=2", "trainer.epochs=60", "data.limit=60", "data.batch_size=20")
     accuracies = [record["val/accuracy"] for record in read_lines(run / "metrics.jsonl")]
     best = accuracies.index(max(accuracies))
-    assert 0 < best
+    assert best > 0
     assert len(accuracies) == best + 1 + 2
     waits = [epoch - max(range(epoch + 1), key=lambda e: (accuracies[e], -e)) for epoch in range(len(accuracies) - 1)]
     assert max(waits) < 2  # it had not been due to stop before
@@ -326,9 +335,7 @@ def test_the_run_directory_holds_what_happened(run_train: Callable[..., Path], t
     overrides = OmegaConf.to_container(OmegaConf.load(run / "overrides.yaml"))
     assert overrides[-len(typed) :] == typed
     recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    again = compose(*overrides)
-    again.name = "run"
-    assert OmegaConf.to_container(again, resolve=True) == recorded
+    assert OmegaConf.to_container(compose(*overrides)) == recorded
     assert OmegaConf.to_container(load_config(run)) == recorded
     assert (recorded["seed"], recorded["optimizer"]["lr"], recorded["optimizer"]["momentum"]) == (3, 0.02, 0.9)
 
@@ -362,7 +369,7 @@ def test_provenance_says_where_the_numbers_come_from(run_train: Callable[..., Pa
     records = [read(run / "provenance.json") for run in (first, same_data, other_data)]
     assert records[0]["data_sha256"] == records[1]["data_sha256"] != records[2]["data_sha256"]
     assert "data.limit=90" in records[0]["command"]
-    assert records[0]["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert records[0]["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert records[0]["device"].startswith("cpu")
     patch = first / "uncommitted.patch"
     if records[0]["git_patch_sha256"]:
@@ -478,15 +485,15 @@ def test_tensorboard_shows_one_line_a_run_with_its_hyperparameters(
 
 
 def test_tensorboard_has_the_numbers_of_metrics_jsonl(run_train: Callable[..., Path]) -> None:
+    from tensorboard.util import tensor_util
+
     run = run_train("trainer.epochs=3", "data.limit=100", "trainer.log_every=1")
     multiplexer, _ = tensorboard_context(run)
     assert list(multiplexer.Runs()) == ["."]
     records = read_lines(run / "metrics.jsonl")
     for tag in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
-        events = multiplexer.Scalars(".", tag) if tag in multiplexer.Runs()["."]["scalars"] else []
-        if not events:  # newer writers store scalars as tensors
-            events = multiplexer.Tensors(".", tag)
-        values = [getattr(event, "value", None) or event.tensor_proto.float_val[0] for event in events]
+        events = multiplexer.Tensors(".", tag)
+        values = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in events]
         assert [event.step for event in events] == [record["step"] for record in records]
         np.testing.assert_allclose(values, [record[tag] for record in records], rtol=1e-6)
 
@@ -690,24 +697,14 @@ def test_a_finished_run_goes_on_with_more_epochs(
     assert load_config(run).trainer.epochs == 4
 
 
-@pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ("optimizer.lr=0.5", "optimizer.lr"),
-        ("seed=9", "seed"),
-        ("model.hidden_sizes=[3]", "model.hidden_sizes"),
-        ("data.batch_size=7", "data.batch_size"),
-    ],
-)
-def test_a_run_does_not_go_on_as_another(
-    change: str, key: str, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
-) -> None:
+def test_a_run_does_not_go_on_as_another(run_train: Callable[..., Path], run_command: Callable[..., Outcome]) -> None:
     run = run_train(*QUICK)
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    outcome = run_command("train", f"resume={run}", "trainer.epochs=3", change)
-    assert outcome.code == 2
-    assert len(outcome.err.strip().splitlines()) == 1
-    assert key in outcome.err
+    for change in ("optimizer.lr=0.5", "seed=9", "model.hidden_sizes=[3]", "data.batch_size=7", "model=cnn"):
+        outcome = run_command("train", f"resume={run}", "trainer.epochs=3", change)
+        assert outcome.code == 2
+        assert len(outcome.err.strip().splitlines()) == 1
+        assert change.split("=")[0] in outcome.err
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 

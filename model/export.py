@@ -1,0 +1,109 @@
+"""A trained network leaves Python: with its normalisation built in, and checked before it counts as done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.net import DataSpec, class_probabilities, output_of
+
+FORMATS = {"onnx": "model.onnx", "torch_export": "model.pt2"}
+TOLERANCE = 1e-4  # of a class probability, between the exported file and the network
+
+
+class ExportError(RuntimeError):
+    """An export that cannot be made, or that does not give what the network gives; the message is one line for the user."""
+
+    for_user = True
+    exit_code = 1
+
+
+class Deployed(nn.Module):
+    """A network as others want it: inputs as they come (images in [0, 1]), class probabilities (or values) out."""
+
+    def __init__(self, model: nn.Module, spec: DataSpec) -> None:
+        super().__init__()
+        self.model, self.is_classifier, self.output = model, spec.task == "classification", output_of(model)
+        shape = (-1, *[1] * (len(spec.input_shape) - 1))
+        self.mean = nn.Buffer(torch.tensor(spec.mean or (0.0,)).view(shape))
+        self.std = nn.Buffer(torch.tensor(spec.std or (1.0,)).view(shape))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[batch, *input_shape] -> class probabilities [batch, classes], or values [batch, outputs]."""
+        outputs = self.model((inputs - self.mean) / self.std)
+        return class_probabilities(outputs, self.output) if self.is_classifier else outputs
+
+
+def export(model: nn.Module, spec: DataSpec, inputs: Tensor, path: Path, *, form: str) -> float:
+    """Writes `model` (on the CPU, in evaluation mode) to `path` as one of FORMATS; the largest difference from it.
+
+    inputs [n >= 3, *input_shape]: real examples, images in [0, 1], on which the written file is compared with the network,
+    in batches of n, of 1 and of 2. Raises ExportError where they differ, or a package is missing; then nothing is left.
+    """
+    deployed = Deployed(model, spec).eval()
+    temporary = path.with_name(f".{path.name}")
+    write, read = {"onnx": (write_onnx, read_onnx), "torch_export": (write_torch_export, read_torch_export)}[form]
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            write(deployed, inputs[:2], temporary)
+            run = read(temporary)
+            difference = max(
+                float((run(batch) - deployed(batch)).abs().max()) for batch in (inputs, inputs[:1], inputs[1:3])
+            )
+        if not difference <= TOLERANCE:
+            raise ExportError(f"the {form} file differs from the network by {difference:.2g}; it was not written")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def write_torch_export(deployed: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes the file that `torch.export.load` reads."""
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(deployed, (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, path)
+
+
+def read_torch_export(path: Path) -> Callable[[Tensor], Tensor]:
+    """A function that runs the file."""
+    return torch.export.load(path).module()
+
+
+def write_onnx(deployed: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes an ONNX file with inputs "inputs" and outputs "outputs"."""
+    require("onnxscript")
+    torch.onnx.export(
+        deployed,
+        (example,),
+        path,
+        input_names=["inputs"],
+        output_names=["outputs"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        external_data=False,
+        verbose=False,
+    )
+
+
+def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """A function that runs the file with onnxruntime."""
+    require("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda inputs: torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+
+
+def require(package: str) -> None:
+    """ExportError where an optional package is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise ExportError(
+            f"export=onnx needs {package}, which is not installed: pip install onnx onnxscript onnxruntime"
+        )
