@@ -84,6 +84,7 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of this step; the schedule may change it now
         self.schedule.after_step()
         return losses.detach(), outputs.detach()
 
@@ -160,7 +161,7 @@ def train_epoch(
             progress.step += 1
             bar.update()
             if progress.step % log_every == 0:  # the only place in an epoch where the host waits for the device
-                values = {"step/loss": mean_loss(recent, progress), "step/lr": learner.optimizer.param_groups[0]["lr"]}
+                values = {"step/loss": mean_loss(recent, progress), "step/lr": learner.learning_rate}
                 logger.step(values, progress.step, bar)
                 recent = []
     mean_loss(recent, progress)
@@ -260,6 +261,8 @@ def build_schedule(
     for key, value in node.items():
         if is_share(value):
             node[key] = max(1, round(float(value[:-1]) / 100 * total))
+        if key in ("T_max", "step_size", "total_steps") and node[key] < 1:
+            raise UserError(f"scheduler.{key} is {value}; it takes a whole number at least 1, or a share such as 100%")
     if node["_target_"].endswith("ReduceLROnPlateau"):
         node.setdefault("mode", "max" if higher_is_better(monitor) else "min")
         if node["interval"] == "step":
@@ -285,7 +288,6 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = ()) -> di
             )
             seconds = time.perf_counter() - started
             metrics = {f"train/{name}": value for name, value in trained.items()} | validate(setup)
-            learning_rate = learner.optimizer.param_groups[0]["lr"]
             learner.schedule.after_epoch(metrics[setup.monitor])
             progress.end_epoch(metrics, setup.monitor)
             timing = {
@@ -293,7 +295,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = ()) -> di
                 "examples_per_second": round(setup.train_loader.num_examples / seconds, 1),
             }
             position = {"epoch": progress.epoch, "step": progress.step}
-            logger.epoch(position | timing | {"lr": learning_rate} | metrics, num_epochs=trainer.epochs)
+            logger.epoch(position | timing | {"lr": learner.learning_rate} | metrics, num_epochs=trainer.epochs)
             save()
         if progress.final["train/loss"] > trainer.fail_above:
             raise Unmet(

@@ -11,23 +11,31 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, nearest_name
+from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, check_value, nearest_name
 from utils import PROJECT
 
 CONF = Path(__file__).parent
 
+
+def folder_name(name: str) -> str:
+    """`name`, if a folder may be called that: Hydra makes the folder of a sweep before anything else is checked."""
+    check_value(name, get_type_hints(TrainConfig, include_extras=True)["name"], where="name")
+    return name
+
+
 OmegaConf.register_new_resolver("project_dir", lambda: str(PROJECT), replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -44,6 +52,9 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
         @functools.wraps(function)
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here; Hydra would print and exit itself
+            flags = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
+            # Hydra's parser takes a flag before or after the overrides, but not among them.
+            sys.argv[1:] = flags + [argument for argument in sys.argv[1:] if argument not in flags]
             try:
                 with _without_hydras_own_report():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -59,6 +70,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             except OSError as error:
                 _stop(str(error), code=1)
             except Exception as error:
+                if "Config group override" in str(error):  # what Hydra says of `model=null`
+                    _stop(_explain_group(), code=2)
                 if getattr(error, "for_user", False):
                     _stop(str(error), code=getattr(error, "exit_code", 2))
                 raise
@@ -123,21 +136,36 @@ def _stop(message: str, *, code: int) -> None:
 def _explain(error: Exception, config_name: str) -> str:
     """What Hydra or OmegaConf says over several lines, in one that says what was given and what is allowed."""
     text = " ".join(str(error).split()).split(" See https://hydra.cc")[0]
+    if (cause := error.__cause__) is not None and isinstance(cause, OmegaConfBaseException):
+        text += ": " + " ".join(str(cause).split())
+    text = re.sub(r"\s*(full_key|object_type|reference_type)[:=] ?\S*", "", text)
     if ambiguous := re.search(r"Ambiguous value for argument '([^=]+)=(.*?)' 1\.", text):
         key, value = ambiguous[1], ambiguous[2]
         return f"{key}={value} is several values: add -m to try each of them, or write '{key}=[{value}]' for one list"
-    key = getattr(error, "full_key", None)
-    if (key and "resolving interpolation" in text) or isinstance(error, MissingMandatoryValue):
-        return f"{key}: " + re.sub(r"\s*(full_key|object_type|reference_type)[:=] ?\S*", "", text)
-    if (cause := error.__cause__) is not None and isinstance(cause, OmegaConfBaseException):
-        text += ": " + " ".join(str(cause).split())
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(unknown[1], config_name)
     if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = missing[1], missing[2]
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"{group}={option}: there is no such option; " + _suggest(option, options)
-    return re.sub(r"\s*(full_key|object_type|reference_type)[:=] ?\S*", "", text)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read ({text.removeprefix('Error parsing override ')})"
+    key = getattr(error, "full_key", None)
+    typed = [argument for argument in sys.argv[1:] if "${" in argument or "???" in argument]
+    where = key or ", ".join(typed)
+    return f"{where}: {text}" if where and where not in text else text
+
+
+def _explain_group() -> str:
+    """Which of the arguments gives a group something that is no option's name."""
+    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in CONF.iterdir() if path.is_dir()}
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        if group in groups and option not in groups[group]:
+            return f"{argument}: there is no such option; {_suggest(option, groups[group])}"
+        if not group:
+            return f"{argument} names no key; it takes KEY=VALUE"
+    return "a group takes the name of one of its options"
 
 
 def _unknown_key(key: str, config_name: str) -> str:

@@ -299,14 +299,14 @@ def is_share(value: Any) -> bool:
 def build(slot: str, node: Mapping[str, Any], *given: Any) -> Any:
     """Calls the target of a checked node with the builder's own arguments and the node's keys.
 
-    ValueError and TypeError from its constructor become a UserError: the range of a network's own keys is its own
-    affair, and it says so by raising.
+    What its constructor raises for values that it cannot use becomes a UserError: the range of a network's own keys is
+    its own affair.
     """
     target = resolve_target(slot, node)
     own = own_keys(slot, node)
     try:
         return target(*given, **own)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         if getattr(error, "for_user", False):
             raise
         raise UserError(f"{slot}: {node['_target_']} refuses its keys {own}: {error}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.net import DataSpec, TaskError
+from model.net import DataSpec, TaskError, check_sizes
 
 
 class HandwrittenMLP(nn.Module):
@@ -27,6 +27,7 @@ class HandwrittenMLP(nn.Module):
         super().__init__()
         if spec.task != "classification":
             raise TaskError(f"HandwrittenMLP gives class probabilities; the task of this data is {spec.task}")
+        check_sizes([hidden_size], "model.hidden_size")
         input_size = math.prod(spec.input_shape)
         self.w1 = nn.Parameter(torch.randn(input_size, hidden_size) / math.sqrt(input_size))
         self.b1 = nn.Parameter(torch.zeros(hidden_size))
@@ -76,6 +77,7 @@ class TwoLayer(nn.Module):
         super().__init__()
         if relu not in ("clamp", "function"):
             raise TaskError(f"model.relu is {relu!r}; choose clamp or function")
+        check_sizes([hidden_size], "model.hidden_size")
         self.relu = relu
         self.w1 = nn.Parameter(torch.randn(math.prod(spec.input_shape), hidden_size))
         self.w2 = nn.Parameter(torch.randn(hidden_size, spec.output_size))

@@ -98,7 +98,9 @@ class Folder:
 
     def in_memory(self) -> Examples:
         """All images decoded."""
-        images = torch.stack([read_image(path, self.image_size) for path in self.files])
+        images = torch.empty(len(self), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        for image, path in zip(images, self.files, strict=True):
+            image.copy_(read_image(path, self.image_size))
         return Examples(images, self.targets, self.classes)
 
 
@@ -214,8 +216,9 @@ def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | Non
                 f"test/ likewise, if you have them); point data.root or DATA_ROOT at it"
             )
         return None
-    # The training folder names the classes, so that a class has the same number in every split.
-    classes = sorted(path.name for path in (Path(root) / "train").iterdir() if path.is_dir())
+    # The training folder, if it is there, names the classes, so that a class has the same number in every split.
+    training = Path(root) / "train"
+    classes = sorted(path.name for path in (training if training.is_dir() else folder).iterdir() if path.is_dir())
     unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
     if unknown:
         raise DataError(f"{folder} holds classes that {root}/train lacks: {', '.join(unknown[:5])}")

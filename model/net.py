@@ -68,6 +68,7 @@ class MLP(nn.Module):
             raise TaskError(f"model.output is {output!r}; choose one of {', '.join(OUTPUTS)}")
         if output != "logits" and spec.task != "classification":
             raise TaskError(f"model.output={output} is for classification; the task of this data is {spec.task}")
+        check_sizes(hidden_sizes, "model.hidden_sizes")
         sizes = [math.prod(spec.input_shape), *hidden_sizes, spec.output_size]
         for number, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
             self.add_module(f"fc{number}", nn.Linear(fan_in, fan_out))
@@ -96,6 +97,7 @@ class CNN(nn.Module):
     def __init__(self, spec: DataSpec, *, channels: Sequence[int] = (16, 32), kernel_size: int = 5) -> None:
         super().__init__()
         in_channels, height, width = image_shape(spec, "CNN")
+        check_sizes(channels, "model.channels")
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise TaskError(f"model.kernel_size is {kernel_size}; it must be odd, so that an image keeps its size")
         if min(height, width) < 2 ** len(channels):
@@ -128,6 +130,7 @@ class LSTM(nn.Module):
     def __init__(self, spec: DataSpec, *, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__()
         channels, _, width = image_shape(spec, "LSTM")
+        check_sizes([hidden_size, num_layers], "model.hidden_size and model.num_layers")
         self.lstm = nn.LSTM(channels * width, hidden_size, num_layers, batch_first=True)
         self.head = nn.Linear(hidden_size, spec.output_size)
 
@@ -172,6 +175,8 @@ class ResNet(nn.Module):
     def __init__(self, spec: DataSpec, *, channels: Sequence[int] = (16, 32, 64), num_blocks: int = 3) -> None:
         super().__init__()
         in_channels, _, _ = image_shape(spec, "ResNet")
+        check_sizes(channels, "model.channels", at_least=1)
+        check_sizes([num_blocks], "model.num_blocks")
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
         )
@@ -201,6 +206,7 @@ class DynamicNet(nn.Module):
 
     def __init__(self, spec: DataSpec, *, hidden_size: int = 100, max_repeats: int = 3) -> None:
         super().__init__()
+        check_sizes([hidden_size], "model.hidden_size")
         self.first = nn.Linear(math.prod(spec.input_shape), hidden_size)
         self.middle = nn.Linear(hidden_size, hidden_size)
         self.last = nn.Linear(hidden_size, spec.output_size)
@@ -217,6 +223,13 @@ class DynamicNet(nn.Module):
             hidden = F.relu(self.middle(hidden))
             outputs.append(self.last(hidden))
         return torch.stack(outputs).mean(dim=0)
+
+
+def check_sizes(sizes: Sequence[int], key: str, *, at_least: int = 0) -> None:
+    """TaskError where a size is below 1, or there are fewer than `at_least` of them."""
+    if len(sizes) < at_least or any(size < 1 for size in sizes):
+        given = sizes[0] if len(sizes) == 1 else list(sizes)
+        raise TaskError(f"{key} is {given}; sizes are whole numbers of at least 1")
 
 
 def image_shape(spec: DataSpec, network: str) -> tuple[int, int, int]:
@@ -386,6 +399,8 @@ def _is_correct(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
     """[batch, 2 + outputs]: the squared error, the squared target (each summed over the outputs), the targets."""
+    if outputs.device.type != "mps":  # which has no float64; squares far from zero need it
+        outputs, targets = outputs.double(), targets.double()
     error = (outputs - targets).square().sum(dim=1, keepdim=True)
     return torch.cat([error, targets.square().sum(dim=1, keepdim=True), targets], dim=1)
 

@@ -16,6 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 import evaluate
 import train
 
+torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
+
 COMMANDS = {"train": train.main, "evaluate": evaluate.main}
 
 

@@ -215,7 +215,6 @@ def test_a_run_is_loaded_without_its_data_from_anywhere(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in last.state_dict().items())
 
 
-@pytest.mark.xfail(strict=True, reason="a folder's images cannot be stacked where there are none to draw")
 def test_a_folder_without_a_mistake_is_evaluated(
     tmp_path: Path, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
 ) -> None:
@@ -234,7 +233,6 @@ def test_data_may_have_moved(folder_run: Path, tmp_path: Path, run_command: Call
     assert read(folder_run / "evaluation.json") == there
 
 
-@pytest.mark.xfail(strict=True, reason="the classes of the test folder are read from the training folder")
 def test_the_test_split_is_evaluated_where_there_is_no_training_data(
     folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]
 ) -> None:
