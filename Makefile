@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --quiet
 ARGS ?=
 
-.PHONY: help train test test-all lint format lock clean
+.PHONY: help train test test-all lint format lock gallery clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -56,3 +56,14 @@ $(VENV)/.dev: requirements-dev.txt | $(BIN)/python
 	@echo "Installing the pinned development requirements into $(VENV) (several GB with CUDA; some minutes the first time)"
 	$(PIP) -r requirements-dev.txt
 	@touch $@ $(VENV)/.runtime
+
+gallery: $(VENV)/.runtime  ## draw the README's pictures anew (MNIST in data/ or DATA_ROOT)
+	$(BIN)/python train.py experiment=regression name=gallery_regression
+	$(BIN)/python train.py experiment=save_restore name=gallery_save_restore
+	$(BIN)/python train.py experiment=optimizers name=gallery_optimizers
+	$(BIN)/python train.py experiment=mnist_cnn name=gallery_mnist_cnn
+	$(BIN)/python evaluate.py run=$$(ls -d experiments/gallery_mnist_cnn/* | tail -1)
+	mkdir -p docs
+	cp $$(ls experiments/gallery_regression/*/fitted_curve.gif | tail -1) docs/
+	cp experiments/gallery_optimizers/losses.png experiments/gallery_save_restore/restored_curves.png docs/
+	cp $$(ls -d experiments/gallery_mnist_cnn/* | tail -1)/embedding.gif $$(ls -d experiments/gallery_mnist_cnn/* | tail -1)/mistakes.png docs/

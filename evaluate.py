@@ -19,7 +19,17 @@ from conf.schema import EvaluateConfig, TrainConfig, build, own_keys, resolve_ta
 from model.data_loader import Dataset, Loader, load_split, make_loader
 from model.datasets import Examples, Folder
 from model.export import FORMATS, export
-from model.net import DataSpec, Loss, Metric, choose_loss, class_probabilities, initialize, metrics_for, output_of
+from model.net import (
+    DataSpec,
+    Loss,
+    Metric,
+    choose_loss,
+    class_probabilities,
+    initialize,
+    is_image,
+    metrics_for,
+    output_of,
+)
 from utils import (
     PROJECT,
     UserError,
@@ -110,7 +120,8 @@ def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
     """The network of a configuration, for data of that spec, with its initial weights."""
     model = build("model", cfg.model, spec)
     initialize(model, cfg.model.init)
-    return model
+    # Convolutions are faster with the channels last in memory, also on a CPU; the numbers and their order stay the same.
+    return model.to(memory_format=torch.channels_last) if is_image(spec) else model
 
 
 def make_eval_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpec, device: torch.device) -> Loader:
