@@ -127,8 +127,8 @@ class Progress:
     def end_epoch(self, metrics: dict[str, float], monitor: str) -> None:
         """Takes in the metrics of the next epoch, which is the best one if it is better than all before it."""
         value = metrics[monitor]
-        best = self.best.get(monitor, -math.inf if higher_is_better(monitor) else math.inf)
-        if value > best if higher_is_better(monitor) else value < best:
+        best = self.best.get(monitor, math.nan)  # of no epoch yet, or one that could not be measured
+        if math.isnan(best) or (value > best if higher_is_better(monitor) else value < best):
             self.best_epoch, self.best = self.epoch + 1, metrics
         self.epoch, self.final = self.epoch + 1, metrics
 
@@ -153,13 +153,13 @@ def train_epoch(
     loader.set_epoch(progress.epoch + 1)
     means = Means(learner.loss, metrics)
     recent: list[Tensor] = []
-    with logger.bar(len(loader), f"epoch {progress.epoch + 1}") as bar:
+    with logger.bar(loader.num_examples, f"epoch {progress.epoch + 1}") as bar:
         for inputs, targets in loader:
             losses, outputs = learner.step(inputs, targets)
             means.add(losses, outputs, targets)
             recent.append(losses)
             progress.step += 1
-            bar.update()
+            bar.update(len(targets))
             if progress.step % log_every == 0:  # the only place in an epoch where the host waits for the device
                 values = {"step/loss": mean_loss(recent, progress), "step/lr": learner.learning_rate}
                 logger.step(values, progress.step, bar)

@@ -259,14 +259,18 @@ def _git(*arguments: str, **environment: str) -> str:
 
 
 def _uncommitted_patch() -> str:
-    """All that differs from the last commit, new files too, without touching the repository's own index."""
+    """All that differs from the last commit, new files below 1 MB too, without touching the repository's own index."""
     index = _git("rev-parse", "--git-path", "index").strip()
     if not index or not (PROJECT / index).exists():
         return ""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
         shutil.copy(PROJECT / index, copy)
-        _git("add", "--intent-to-add", "--all", GIT_INDEX_FILE=str(copy))
+        untracked = _git("ls-files", "--others", "--exclude-standard", "-z").split("\0")
+        small = [
+            name for name in untracked if name and (PROJECT / name).is_file() and (PROJECT / name).stat().st_size < 1e6
+        ]
+        _git("add", "--intent-to-add", "--", *small[:1000], GIT_INDEX_FILE=str(copy))
         return _git("diff", "HEAD", "--no-ext-diff", "--no-color", GIT_INDEX_FILE=str(copy))
 
 
@@ -330,6 +334,7 @@ class RunLogger:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.metrics_file = directory / "metrics.jsonl"
+        self.validated: dict[str, str] = {}  # the latest validation metrics, for the progress bar
         self.log = logging.getLogger("run")
         self.log.setLevel(logging.DEBUG)
         self.log.propagate = False
@@ -362,6 +367,7 @@ class RunLogger:
         metrics = {name: value for name, value in record.items() if "/" in name}
         rates = {name: record[name] for name in ("lr", "examples_per_second")}
         self.scalars(metrics | rates, int(record["step"]))
+        self.validated = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"epoch {record['epoch']:>3}/{num_epochs}  {shown}  ({record['seconds']:.1f} s)")
 
@@ -369,12 +375,14 @@ class RunLogger:
         """The line of one moment within an epoch: TensorBoard, train.log, and the console or the progress bar."""
         self.scalars(values, step)
         shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items()}
-        bar.set_postfix(shown)
+        bar.set_postfix(shown | self.validated)
         self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
 
     def bar(self, total: int, title: str) -> tqdm[Any]:
-        """A progress bar over `total` steps; on a terminal only."""
-        return tqdm(total=total, desc=title, unit="step", leave=False, disable=not sys.stderr.isatty())
+        """A progress bar over `total` examples, with the latest validation metrics; on a terminal only."""
+        bar = tqdm(total=total, desc=title, unit="ex", unit_scale=True, leave=False, disable=not sys.stderr.isatty())
+        bar.set_postfix(self.validated)
+        return bar
 
     def graph(self, model: torch.nn.Module, inputs: torch.Tensor) -> None:
         """The network's graph for TensorBoard, where it can be traced; the random state and the mode stay as they were."""
