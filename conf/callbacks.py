@@ -25,9 +25,10 @@ class DrawLosses(Callback):
         import plots
 
         series = {}
-        for directory in run_directories(config):
+        directories = run_directories(config)
+        for directory, label in zip(directories, labels_of(directories), strict=True):
             events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("step/loss")
-            series[label_of(directory)] = ([event.step for event in events], [event.value for event in events])
+            series[label] = ([event.step for event in events], [event.value for event in events])
         save(plots.draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
 
 
@@ -80,9 +81,11 @@ def seed_of(file: Path) -> int:
     return int(file.parent.name.removeprefix("seed-"))
 
 
-def label_of(directory: Path) -> str:
-    """A run of a sweep by the values that make its variant: "optimizer-sgd" is "sgd"."""
-    return " ".join(part.partition("-")[2] for part in directory.parent.name.split("_"))
+def labels_of(directories: Sequence[Path]) -> list[str]:
+    """The runs of a sweep by the values in which their variants differ: "optimizer-sgd_epochs-12" is "sgd"."""
+    variants = [directory.parent.name.split("_") for directory in directories]
+    common = set.intersection(*map(set, variants)) if len(variants) > 1 else set()
+    return [" ".join(part.partition("-")[2] for part in parts if part not in common) for parts in variants]
 
 
 def save(figure: Any, config: DictConfig, name: str) -> None:
