@@ -179,7 +179,7 @@ def test_save_restore_figure(run_command: Callable[..., Outcome], tmp_path: Path
     outcome = run_command("train", "experiment=save_restore", f"experiments_dir={tmp_path}", "trainer.device=cpu")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("identical, bit for bit") == 2
-    (narrow,), (wide,) = (list(tmp_path.glob(f"*/*hidden_sizes-{width}/seed-0")) for width in (10, 100))
+    (narrow,), (wide,) = (list(tmp_path.glob(f"*/hidden_sizes-{width}_*/seed-0")) for width in (10, 100))
     assert metrics_of(wide)["train/loss"] <= metrics_of(narrow)["train/loss"]
 
 
