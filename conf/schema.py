@@ -133,6 +133,34 @@ class TrainConfig:
 
 
 @dataclass
+class TrainRequest(TrainConfig):
+    """What `train.py` is asked for: a run's configuration, and what to do about it, which no run records."""
+
+    rerun: bool
+    dry_run: bool
+
+
+@dataclass
+class SearchOptions:
+    """`search.*`."""
+
+    space: dict[str, Any]
+    sampler: Literal["tpe", "random", "grid", "gp", "cmaes"]
+    pruner: Literal["none", "median", "hyperband"]
+    n_trials: Count
+    n_jobs: Count | None
+    storage: str | None
+    seed: Seed
+
+
+@dataclass
+class SearchConfig(TrainRequest):
+    """What `search_hyperparams.py` is asked for: a run's configuration, which holds for all trials, and the search."""
+
+    search: SearchOptions
+
+
+@dataclass
 class DataRoot:
     """Where `evaluate.py` finds the data, if not where the run found it."""
 
@@ -149,6 +177,17 @@ class EvaluateConfig:
     device: str | None
     export: Literal["onnx", "torch_export"] | None
     data: DataRoot
+
+
+@dataclass
+class SynthesizeConfig:
+    """What `synthesize_results.py` is asked for."""
+
+    root: str
+    metric: str | None
+    group_by: list[str] | None
+    pivot: list[str] | None
+    tensorboard: bool
 
 
 # ------------------------------------------------------------------------------------------------------- the checks

@@ -1,0 +1,149 @@
+"""Run directories as they are read: whoever wrote them, in whatever state they are, and without executing anything.
+
+Apart from synthesize_results.py so that what a run directory may hold is one subject, and what follows from it another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils import UserError, flatten, read_json
+
+UNCOUNTED = ("incomplete", "failed", "diverged", "unreadable")  # the states of runs without a result
+ABSENT = "-"  # the value of a key that is not in a run's configuration
+
+
+@dataclass
+class Run:
+    """What a run directory says; what is wrong with it is a `problem`, not an error."""
+
+    path: str  # below the root
+    directory: Path
+    config: dict[str, str] = field(default_factory=dict)  # by dotted key; values as text
+    state: str = "unreadable"
+    ended: float = 0.0
+    monitor: str = ""
+    best: dict[str, float] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+    def value(self, key: str) -> str:
+        return self.config.get(key, ABSENT)
+
+
+# What reading files can raise whose content may be anything.
+DAMAGE = (
+    UserError,
+    OSError,
+    yaml.YAMLError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def find_runs(root: Path) -> list[Run]:
+    """All runs below a folder, which are the folders with a config.yaml; UserError where there are none."""
+    directories = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if "config.yaml" in files:
+            directories.append(Path(folder))
+    if not directories:
+        raise UserError(f"there are no runs below {root}: no folder in it holds a config.yaml")
+    return [read_run(directory, root) for directory in directories]
+
+
+def read_run(directory: Path, root: Path) -> Run:
+    """Reads a run directory in whatever state it is; nothing in it is executed."""
+    run = Run(os.path.relpath(directory, root), directory)
+    try:
+        run.config = {printable(key): as_text(x) for key, x in flatten(read_yaml(directory / "config.yaml")).items()}
+        status = read_json(directory / "status.json")
+        run.ended = datetime.fromisoformat(status["time"]).timestamp()
+        if status["state"] == "finished":
+            read_results(run)
+        else:
+            run.state = status["state"] if status["state"] in UNCOUNTED else "incomplete"
+    except DAMAGE as error:
+        run.problem = explain(error, directory)
+    return run
+
+
+def read_results(run: Run) -> None:
+    """Reads the metrics of a run that has finished, and those of its test split if they are there."""
+    record = read_json(run.directory / "metrics.json")
+    run.monitor = printable(record["monitor"])
+    run.best, run.final = finite_metrics(record["best"]), finite_metrics(record["final"])
+    if run.monitor not in run.best:
+        raise ValueError(f"metrics.json holds no finite {run.monitor}")
+    run.state = "finished"
+    if (run.directory / "evaluation.json").exists():
+        evaluation = read_json(run.directory / "evaluation.json")
+        if evaluation["epoch"] != record["best"]["epoch"]:
+            raise ValueError("evaluation.json is older than the best epoch: run evaluate.py again")
+        run.test = {name: x for name, x in finite_metrics(evaluation).items() if name.startswith("test/")}
+
+
+def explain(error: BaseException, directory: Path) -> str:
+    """What is wrong with a run, in a few words."""
+    text = str(error) if isinstance(error, (UserError, ValueError)) else f"{type(error).__name__}: {error}"
+    return printable(" ".join(text.replace(f"{directory}{os.sep}", "").split()))[:120]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping of plain data. References are refused: none of our files has any, and with them few bytes become many."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text = path.read_text()
+    if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
+        raise ValueError(f"{path.name} holds references")
+    values = loader(text).get_single_data()
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds no configuration")
+    return values
+
+
+def as_text(value: Any) -> str:
+    """A value of a configuration as text, which is the same for 1 and 1.0."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return format(value, ".12g") if isinstance(value, float) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Text that no terminal acts on: control characters, and what is no character at all, become "?"."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def finite_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a record, as far as they are finite numbers."""
+    numbers = {name: float(x) for name, x in record.items() if "/" in name and isinstance(x, (int, float))}
+    return {printable(name): x for name, x in numbers.items() if math.isfinite(x)}
+
+
+def read_curve(run: Run) -> dict[int, dict[str, float]]:
+    """The metrics of each epoch, from metrics.jsonl; lines that are damaged are left out, and are the run's problem."""
+    curve = {}
+    try:
+        for line in (run.directory / "metrics.jsonl").read_text(errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+                curve[int(record["epoch"])] = finite_metrics(record) | {"step": float(record["step"])}
+            except DAMAGE:
+                run.problem = "metrics.jsonl has damaged lines"
+    except OSError as error:
+        run.problem = f"metrics.jsonl cannot be read: {error.strerror}"
+    return curve
