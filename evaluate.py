@@ -113,7 +113,17 @@ def measure(predictions: Iterable[tuple[Tensor, Tensor]], loss: Loss, metrics: d
 def build_dataset(cfg: DictConfig) -> Dataset:
     """The dataset function of a configuration, with its keys filled in: it takes a split's name."""
     function, keys = resolve_target("data", cfg.data), own_keys("data", cfg.data)
-    return lambda split: function(split, cfg.data.root, **keys)
+
+    def dataset(split: str) -> Examples | Folder | None:
+        try:
+            return function(split, cfg.data.root, **keys)
+        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+            if getattr(error, "for_user", False):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"data: {cfg.data._target_} cannot make its {split} split with {keys}: {reason}") from error
+
+    return dataset
 
 
 def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
@@ -133,10 +143,12 @@ def make_eval_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpe
 def load_run(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> tuple[nn.Module, DictConfig]:
     """(the trained network, in evaluation mode, and the run's configuration) from a run directory alone.
 
+    The network takes normalised inputs: `Normalize(model.spec.mean, model.spec.std)(images)` makes them of uint8 images.
     checkpoint: "best" or "last". Raises UserError where the run or the checkpoint is missing or damaged.
     """
     cfg = load_config(find_run(run))
-    model, _, _ = load_model(cfg, find_run(run) / f"{checkpoint}.pt", choose_device(device))
+    model, spec, _ = load_model(cfg, find_run(run) / f"{checkpoint}.pt", choose_device(device))
+    model.spec = spec  # type: ignore[assignment]
     return model, cfg
 
 
@@ -258,14 +270,16 @@ def evaluate_run(
     return result | {"file": directory / f"evaluation{suffix}.json"}
 
 
-def export_run(directory: Path, checkpoint: str, *, form: str, root: str | None = None) -> tuple[Path, float]:
-    """Writes a run's network as model.onnx or model.pt2, checked on test examples: (the file, the largest difference)."""
+def export_run(
+    directory: Path, checkpoint: str, split: str, *, form: str, root: str | None = None
+) -> tuple[Path, float]:
+    """Writes a run's network as model.onnx or model.pt2, checked on a split: (the file, the largest difference)."""
     cfg = load_config(directory)
     cfg.data.root = root or cfg.data.root
     model, spec, _ = load_model(cfg, directory / f"{checkpoint}.pt", torch.device("cpu"))
     options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
-    examples = load_split(build_dataset(cfg), "test", **options)
-    some = examples.subset(torch.arange(min(100, len(examples)))).in_memory()
+    examples = load_split(build_dataset(cfg), split, **options)
+    some = examples.subset(torch.arange(100) % len(examples)).in_memory()
     inputs = some.inputs.float() / 255 if some.inputs.dtype == torch.uint8 else some.inputs
     path = directory / FORMATS[form]
     return path, export(model, spec, inputs, path, form=form)
@@ -285,8 +299,8 @@ def main(ask: DictConfig) -> None:
             print(f"first {what:<11} " + " ".join(names[label] for label in result[f"first_{what}"]))
     print(f"written: {result['file']}")
     if ask.export:
-        path, difference = export_run(directory, ask.checkpoint, form=ask.export, root=ask.data.root)
-        print(f"written: {path} (checked on test examples: at most {difference:.1g} from the network)")
+        path, difference = export_run(directory, ask.checkpoint, ask.split, form=ask.export, root=ask.data.root)
+        print(f"written: {path} (checked on {ask.split} examples: at most {difference:.1g} from the network)")
 
 
 def format_report(report: dict[str, dict[str, float | None]]) -> str:

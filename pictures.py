@@ -147,7 +147,9 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             accuracies=(predicted == fixed["targets"]).float().mean(dim=1).tolist(),
         )
         plots.save_gif(frames, directory / "class_regions.gif", frames_per_second=5)
-    elif state["kind"] == "embedding":
+    elif (
+        state["kind"] == "embedding" and min(taken[0]["features"].shape) >= 4
+    ):  # fewer points or features embed nowhere
         frames = plots.animate_embedding(
             embed([snapshot["features"].float().numpy() for snapshot in taken]),
             fixed["targets"],

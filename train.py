@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 import pictures
 from conf.command import checked, command, run_directory, typed_overrides
-from conf.schema import TrainConfig, build, is_share, nearest_name
+from conf.schema import TrainConfig, TrainRequest, build, is_share, nearest_name
 from evaluate import Means, build_dataset, build_model, find_run, load_config, make_eval_loader, measure, predict
 from model.data_loader import Loader, describe, load_split, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
@@ -36,8 +38,10 @@ from utils import (
     UserError,
     autocast,
     choose_device,
+    code_state,
     flatten,
     full_precision,
+    last_record,
     locked,
     provenance,
     read_json,
@@ -45,6 +49,7 @@ from utils import (
     seed_everything,
     write_file,
     write_json,
+    write_status,
 )
 
 # ----------------------------------------------------------------------------------------------------------- one step
@@ -260,9 +265,13 @@ def build_schedule(
     total = cfg.trainer.epochs * (num_steps_per_epoch if node["interval"] == "step" else 1)
     for key, value in node.items():
         if is_share(value):
-            node[key] = max(1, round(float(value[:-1]) / 100 * total))
+            node[key] = max(1, round(float(value[:-1]) / 100 * total)) if float(value[:-1]) > 0 else 0
         if key in ("T_max", "step_size", "total_steps") and node[key] < 1:
             raise UserError(f"scheduler.{key} is {value}; it takes a whole number at least 1, or a share such as 100%")
+        if key == "total_steps" and node[key] < total:
+            raise UserError(
+                f"scheduler.total_steps is {value}, less than the run's {total} {node['interval']}s; take 100%"
+            )
     if node["_target_"].endswith("ReduceLROnPlateau"):
         node.setdefault("mode", "max" if higher_is_better(monitor) else "min")
         if node["interval"] == "step":
@@ -272,15 +281,15 @@ def build_schedule(
     return Schedule(build("scheduler", node, optimizer), node["interval"])
 
 
-def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Trains as `cfg` says in `directory`, from where a run there stopped; the metrics of its best epoch.
+def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> dict[str, float]:
+    """Trains as `cfg` says in `directory`, from where a run there stopped (or `anew`); the metrics of its best epoch.
 
     Raises UserError for what cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet
     where the training loss ends above `trainer.fail_above`.
     """
     setup, progress = set_up(cfg), Progress()
     learner, trainer = setup.learner, cfg.trainer
-    with open_run(directory, cfg, overrides, setup, progress) as (logger, save):
+    with open_run(directory, cfg, overrides, setup, progress, anew=anew) as (logger, save):
         while not is_over(progress, epochs=trainer.epochs, patience=trainer.patience):
             started = time.perf_counter()
             trained = train_epoch(
@@ -327,15 +336,17 @@ def validate(setup: Setup) -> dict[str, float]:
 
 @contextlib.contextmanager
 def open_run(
-    directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, progress: Progress
+    directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, progress: Progress, *, anew: bool
 ) -> Iterator[tuple[RunLogger, Callable[[], None]]]:
     """The run directory while a run writes it: (its logger, what to call after each epoch).
 
-    Restores what last.pt holds, if it is there. Keeps status.json true; says at the start what the run is about, and at
-    the end what came out.
+    Restores what last.pt holds, if it is there; `anew` removes everything first. Keeps status.json true; says at the
+    start what the run is about, and at the end what came out.
     """
     learner = setup.learner
     with locked(directory), contextlib.closing(RunLogger(directory)) as logger:
+        if anew:
+            clear(directory)
         parts: dict[str, Stateful] = {"model": learner.model, "progress": progress}
         rest: dict[str, Stateful] = {
             "optimizer": learner.optimizer,
@@ -348,11 +359,17 @@ def open_run(
             spec=asdict(setup.spec),
         )
         is_new = not (directory / "last.pt").exists()
+        if not is_new:
+            check_continuation(directory, cfg, setup)
+        elif (directory / "metrics.json").exists() and read_json(directory / "metrics.json")["final"]["epoch"] > 1:
+            raise UserError(
+                f"{here(directory)} lacks last.pt, and cannot go on without it; start a new run, or rerun=true"
+            )
         if is_new:
             logger.load_state_dict({})  # removes what a run left here that ended before its first checkpoint
         else:
-            last.restore(directory / "last.pt", learner.device)
-        write_record(directory, cfg, overrides, setup)
+            last.restore(directory / "last.pt")  # on the CPU, where random states live; each part moves its own
+        write_record(directory, cfg, overrides, setup, is_new=is_new)
         draw_samples: Callable[[int], None] = nothing
         if cfg.trainer.images:
             draw_samples = pictures.sample_pictures(
@@ -362,6 +379,7 @@ def open_run(
             setup.snapshots.take(learner.model, epoch=0, step=0)
 
         def end_epoch() -> None:
+            write_status(directory, "running", epoch=progress.epoch, step=progress.step)
             draw_samples(progress.epoch)
             setup.snapshots.take(learner.model, epoch=progress.epoch, step=progress.step)
             write_json(directory / "metrics.json", summary(setup, progress))
@@ -386,6 +404,22 @@ def open_run(
         logger.say(farewell(cfg, directory, progress))
 
 
+def clear(directory: Path) -> None:
+    """Empties a run directory that this process holds."""
+    for name in (
+        "status.json",
+        "last.pt",
+    ):  # first, so that nothing half empty passes for a run should this be cut short
+        (directory / name).unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if path.name == "train.log":
+            os.truncate(path, 0)  # whoever writes it goes on writing it
+        elif path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.startswith(".lock"):
+            path.unlink()
+
+
 def summary(setup: Setup, progress: Progress) -> dict[str, Any]:
     """What metrics.json holds."""
     return {
@@ -395,15 +429,36 @@ def summary(setup: Setup, progress: Progress) -> dict[str, Any]:
     }
 
 
-def write_record(directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup) -> None:
-    """config.yaml, overrides.yaml and, the first time, where the run comes from: provenance.json and the patch."""
+def write_record(directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, *, is_new: bool) -> None:
+    """config.yaml, overrides.yaml, provenance.json and the patch: of the start, with each resumption noted."""
     write_file(directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
-    if not (directory / "provenance.json").exists():
+    record, patch = provenance(setup.learner.device, setup.data_sha256)
+    if is_new:
         write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
-        record, patch = provenance(setup.learner.device, setup.data_sha256)
+        (directory / "uncommitted.patch").unlink(missing_ok=True)
         if patch:
             write_file(directory / "uncommitted.patch", patch.encode())
-        write_json(directory / "provenance.json", record)
+    else:
+        first = read_json(directory / "provenance.json")
+        again = {key: record[key] for key in ("command", "started", "git_commit", "git_patch_sha256", "device")}
+        record = first | {"resumed": [*first.get("resumed", []), again | {"overrides": list(overrides)}]}
+    write_json(directory / "provenance.json", record)
+
+
+def check_continuation(directory: Path, cfg: DictConfig, setup: Setup) -> None:
+    """UserError where a run cannot go on as asked: with other training data, or with a schedule made for fewer epochs."""
+    epochs = load_config(directory).trainer.epochs
+    shares = [f"scheduler.{key}={value}" for key, value in cfg.scheduler.items() if is_share(value)]
+    if shares and cfg.trainer.epochs != epochs:
+        raise UserError(
+            f"{here(directory)} was started for {epochs} epochs, and its schedule is a share of them ({shares[0]}): "
+            f"{cfg.trainer.epochs} epochs would be another run; start a new one"
+        )
+    if read_json(directory / "provenance.json").get("data_sha256") != setup.data_sha256:
+        raise UserError(
+            f"the training data is not what {here(directory)} was started with (its fingerprint differs); "
+            f"bring that data back, or start a new run"
+        )
 
 
 def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup, progress: Progress) -> None:
@@ -441,7 +496,7 @@ def farewell(cfg: DictConfig, directory: Path, progress: Progress) -> str:
 def here(path: Path) -> str:
     """A path as one types it from the current directory."""
     relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
 
 
 def hint(script: str) -> str:
@@ -466,24 +521,35 @@ def profiled(directory: Path, logger: RunLogger) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------------------- the command
 
 
+def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """(the configuration, the directory) of the run that a checked request is for."""
+    if ask.resume is not None:
+        return resumed(ask.resume, overrides)
+    cfg = OmegaConf.masked_copy(ask, [key for key in ask if key in get_type_hints(TrainConfig)])
+    return cfg, run_directory(cfg, overrides)
+
+
 def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """(the recorded configuration, the directory) of a run to go on with.
 
-    Of the keys typed beside `resume`, only trainer.epochs may differ from the record: UserError for any other.
+    Of the keys typed beside `resume`, only the number of epochs, the place of the data (which must be the same data) and
+    the device may differ from the record: UserError for any other.
     """
     directory = find_run(resume)
     cfg = load_config(directory)
     for override in overrides:
         key, _, text = override.lstrip("+").partition("=")
         value = OmegaConf.from_dotlist([f"value={text}"]).value
-        if key == "resume" or OmegaConf.select(cfg, key) == value:
+        if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
             continue
-        if key != "trainer.epochs":
+        if key not in ("trainer.epochs", "data.root", "trainer.device"):
+            recorded = OmegaConf.select(cfg, key)
+            shown = recorded._target_ if OmegaConf.is_dict(recorded) else recorded
             raise UserError(
-                f"{key} is {OmegaConf.select(cfg, key)} in {resume}, but {text} was given; a run goes on with its own "
+                f"{key} is {shown} in {resume}, but {text} was given; a run goes on with its own "
                 f"configuration: leave {key} out, or start a new run"
             )
-        cfg.trainer.epochs = value
+        OmegaConf.update(cfg, key, value)
     return checked(cfg, TrainConfig), directory
 
 
@@ -502,22 +568,49 @@ def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None
             f"{here(directory)} holds a run of another configuration ({', '.join(different)} differ); "
             f"choose another name, or remove it"
         )
+    if asked["data.root"] != there["data.root"] and (directory / "provenance.json").exists():
+        options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
+        fingerprint = load_split(build_dataset(cfg), "train", **options).fingerprint()
+        if fingerprint != read_json(directory / "provenance.json").get("data_sha256"):
+            raise UserError(
+                f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
+                f"choose another name"
+            )
     status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
     if status.get("state") != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
         return None
     return read_json(directory / "metrics.json")["best"]
 
 
-@command("train", TrainConfig)
-def main(cfg: DictConfig) -> dict[str, float]:
+def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
+    """Whether a run was started with other code than that, which `code_state` describes."""
+    recorded = read_json(directory / "provenance.json")
+    return any(recorded.get(key) != value for key, value in code.items())
+
+
+def what_is_left(directory: Path) -> str:
+    """What is to be done with a run that has not finished, in words."""
+    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
+    state = status.get("state", "").replace("running", "interrupted")  # its process was killed, or else holds the lock
+    if (directory / "last.pt").exists():
+        return f"goes on ({state} after epoch {last_record(directory).get('epoch', 0)})"
+    return f"starts again ({state} in its first epoch)" if state else "starts"
+
+
+@command("train", TrainRequest)
+def main(ask: DictConfig) -> dict[str, float] | None:
     """Trains a run, or goes on with one; the metrics of its best epoch."""
     overrides = typed_overrides()
-    cfg, directory = resumed(cfg.resume, overrides) if cfg.resume else (cfg, run_directory(cfg, overrides))
+    cfg, directory = plan(ask, overrides)
     best = finished_result(cfg, directory)
-    if best is not None:
+    if best is not None and not ask.rerun:
         print(f"{here(directory)} has finished already; for more epochs: resume={here(directory)} trainer.epochs=...")
+        if is_of_other_code(directory, code_state()[0]):
+            print("  it was made with other code than there is now; rerun=true starts it anew")
+    elif ask.dry_run:
+        print(f"{here(directory)} {'starts anew' if ask.rerun else what_is_left(directory)}")
     else:
-        best = train(cfg, directory, overrides)
+        best = train(cfg, directory, overrides, anew=ask.rerun)
     return best
 
 

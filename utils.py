@@ -227,20 +227,28 @@ def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> N
 
 def provenance(device: torch.device, fingerprint: str) -> tuple[dict[str, Any], str]:
     """(what provenance.json holds, the uncommitted changes as a patch): where the numbers of a run come from."""
-    patch = _uncommitted_patch()
+    code, patch = code_state()
     packages = ("torch", "torchvision", "numpy", "hydra-core", "scikit-learn", "tensorboard")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "command": [sys.executable, *sys.argv],
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "git_commit": _git("rev-parse", "HEAD").strip() or None,
-        "git_patch_sha256": hashlib.sha256(patch.encode()).hexdigest() if patch else None,
+        **code,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {package: importlib.metadata.version(package) for package in packages},
         "device": f"{device} ({name})",
         "cpu_threads": torch.get_num_threads(),
         "data_sha256": fingerprint,
+    }, patch
+
+
+def code_state() -> tuple[dict[str, str | None], str]:
+    """(the commit and a hash of what differs from it, as in provenance.json; the difference as a patch)."""
+    patch = _uncommitted_patch()
+    return {
+        "git_commit": _git("rev-parse", "HEAD").strip() or None,
+        "git_patch_sha256": hashlib.sha256(patch.encode()).hexdigest() if patch else None,
     }, patch
 
 
@@ -295,6 +303,15 @@ def locked(directory: Path) -> Iterator[None]:
         lock.release()
 
 
+def write_status(
+    directory: Path, state: str, *, epoch: int, step: int, error: str | None = None, pid: int | None = None
+) -> None:
+    """Replaces status.json; pid: of the process that it is about, if that is not this one."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    record = {"state": state, "epoch": epoch, "step": step, "time": now, "pid": pid or os.getpid(), "error": error}
+    write_json(directory / "status.json", record)
+
+
 @contextlib.contextmanager
 def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
     """Keeps status.json true while a run runs: running, then finished, interrupted, diverged or failed.
@@ -303,11 +320,8 @@ def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
     """
 
     def write(state: str, error: str | None = None) -> None:
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        position = {"epoch": progress.epoch, "step": progress.step}
-        record = {"state": state, **position, "time": now, "pid": os.getpid(), "error": error}
         with contextlib.suppress(FileNotFoundError):
-            write_json(directory / "status.json", record)
+            write_status(directory, state, epoch=progress.epoch, step=progress.step, error=error)
 
     write("running")
     try:
@@ -324,6 +338,20 @@ def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
     write("finished")
 
 
+def read_records(directory: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, one an epoch; a line that is not whole (yet) does not count, nor what follows it."""
+    records: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        for line in (directory / "metrics.jsonl").read_text().splitlines():
+            records.append(json.loads(line))
+    return records
+
+
+def last_record(directory: Path) -> dict[str, Any]:
+    """The record of the latest epoch in metrics.jsonl, or {}."""
+    return (read_records(directory) or [{}])[-1]
+
+
 class RunLogger:
     """Gives the same numbers to TensorBoard, metrics.jsonl, train.log, the console and the progress bar.
 
@@ -336,6 +364,7 @@ class RunLogger:
         self.metrics_file = directory / "metrics.jsonl"
         self.validated: dict[str, str] = {}  # the latest validation metrics, for the progress bar
         self.log = logging.getLogger("run")
+        logging.raiseExceptions = False  # a reader of our output that left, as in `... | head`, does not end a run
         self.log.setLevel(logging.DEBUG)
         self.log.propagate = False
         console = logging.StreamHandler(sys.stdout)

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -26,16 +27,23 @@ from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, check
 from utils import PROJECT
 
 CONF = Path(__file__).parent
+NOT_IN_A_NAME = ("seed", "name", "experiments_dir", "rerun", "dry_run")  # of a variant
 
 
-def folder_name(name: str) -> str:
-    """`name`, if a folder may be called that: Hydra makes the folder of a sweep before anything else is checked."""
+def sweep_folder(experiments_dir: str, name: str, dry_run: bool) -> str:
+    """Where Hydra records a sweep, which it does before anything is checked; a dry run's is gone when it ends."""
     check_value(name, get_type_hints(TrainConfig, include_extras=True)["name"], where="name")
-    return name
+    return passing_folder().name if dry_run is True else f"{experiments_dir}/{name}"
+
+
+@functools.cache
+def passing_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that vanishes with this process."""
+    return tempfile.TemporaryDirectory()
 
 
 OmegaConf.register_new_resolver("project_dir", lambda: str(PROJECT), replace=True)
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
 def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -61,9 +69,9 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             except KeyboardInterrupt:
                 _stop("interrupted", code=130)
             except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-                _stop(_explain(error, config_name), code=2)
+                _stop(_explain(error, config_name) + _job_of(error), code=2)
             except UnknownKey as error:
-                _stop(_unknown_key(str(error), config_name), code=2)
+                _stop(_unknown_key(str(error), config_name) + _job_of(error), code=2)
             except BrokenPipeError:  # the reader of our output left, as in `... | head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(1)
@@ -71,9 +79,9 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
                 _stop(str(error), code=1)
             except Exception as error:
                 if "Config group override" in str(error):  # what Hydra says of `model=null`
-                    _stop(_explain_group(), code=2)
+                    _stop(_explain_group() + _job_of(error), code=2)
                 if getattr(error, "for_user", False):
-                    _stop(str(error), code=getattr(error, "exit_code", 2))
+                    _stop(str(error) + _job_of(error), code=getattr(error, "exit_code", 2))
                 raise
 
         return run
@@ -97,7 +105,11 @@ def checked(cfg: DictConfig, schema: type) -> DictConfig:
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     check(plain, schema)  # type: ignore[arg-type]
-    if schema is TrainConfig:
+    if issubclass(schema, TrainConfig):
+        for slot, key in (("data", "root"), ("", "experiments_dir")):  # recorded, and read from other folders
+            node = plain[slot] if slot else plain
+            if isinstance(node.get(key), str):
+                node[key] = str(Path(node[key]).absolute())
         for slot in SLOTS:
             check_slot(slot, plain[slot])
     return OmegaConf.create(plain)
@@ -120,12 +132,17 @@ def variant_name(overrides: Sequence[str], name: str) -> str:
     """A short readable folder name for what was typed, apart from seed and experiment: "lr-1e-3_model-cnn"."""
     parts = []
     for key, _, value in (override.lstrip("+~").partition("=") for override in sorted(overrides)):
-        if key not in ("seed", "name", "experiments_dir") and (key, value) != ("experiment", name):
+        if key not in NOT_IN_A_NAME and (key, value) != ("experiment", name):
             parts.append(f"{key.rpartition('.')[2]}-" + re.sub(r"[^A-Za-z0-9.]+", "-", value.strip("[]")).rstrip("-"))
     variant = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)) or "default"
     if len(variant) > 120:
         variant = f"{variant[:111]}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
     return variant
+
+
+def _job_of(error: Exception) -> str:
+    """In a sweep: which of its jobs the error is about, as the launcher notes it."""
+    return "".join(f" (in the job {note})" for note in getattr(error, "__notes__", ()))
 
 
 def _stop(message: str, *, code: int) -> None:
@@ -147,6 +164,8 @@ def _explain(error: Exception, config_name: str) -> str:
     if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = missing[1], missing[2]
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        if not options and (others := re.search(r"Available options in '[^']+': (.*?)( Config search path|$)", text)):
+            options = others[1].split()  # a group of Hydra's, such as hydra/launcher
         return f"{group}={option}: there is no such option; " + _suggest(option, options)
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read ({text.removeprefix('Error parsing override ')})"

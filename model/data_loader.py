@@ -190,9 +190,15 @@ class FolderLoader:
         self.batching.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.dataloader:
+        for batch in self._decoded():
             images, targets, indices = (part.to(self.batching.device, non_blocking=True) for part in batch)
             yield self.batching.normalize(self.batching.augment(images, indices)), targets
+
+    def _decoded(self) -> Iterator[list[Tensor]]:
+        try:
+            yield from self.dataloader
+        except DataError as error:  # from a worker process it comes with that process's traceback as its text
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
 
 class _Upcoming:
@@ -313,6 +319,12 @@ def make_loader(
     if crop_padding or flip:
         if len(spec.input_shape) != 3:
             raise DataError("data.crop_padding and data.flip are for images; the examples of this data are none")
+        if crop_padding >= min(spec.input_shape[1:]):
+            raise DataError(
+                f"data.crop_padding is {crop_padding}; it must be less than the images' size, {spec.input_shape}"
+            )
+        if passes > 1:
+            raise DataError("data.passes above 1 would augment an image alike in each pass; take more epochs instead")
         augment = RandomCropFlip(padding=crop_padding, flip=flip, num_examples=len(examples), seed=seed, device=device)
     batch_size = batch_size or len(examples)
     if shuffle and batch_size > len(examples):

@@ -45,6 +45,18 @@ class Examples:
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets):
             raise DataError(f"{len(self.inputs)} inputs, but {len(self.targets)} targets")
+        inputs = (self.inputs.dtype, self.inputs.dim())
+        if inputs != (torch.uint8, 4) and not (inputs[0] == torch.float32 and inputs[1] >= 2):
+            raise DataError(
+                f"inputs are {inputs[0]} of shape {list(self.inputs.shape)}; they are torch.uint8 images [n, channels, "
+                f"height, width] or torch.float32 [n, features]"
+            )
+        targets = (self.targets.dtype, self.targets.dim())
+        if targets not in ((torch.int64, 1), (torch.float32, 2)):
+            raise DataError(
+                f"targets are {targets[0]} of shape {list(self.targets.shape)}; they are torch.int64 class numbers [n] or "
+                f"torch.float32 values [n, outputs]"
+            )
         if not self.targets.is_floating_point() and len(self.targets):
             low, high = int(self.targets.min()), int(self.targets.max())
             if low < 0 or high >= len(self.classes):
@@ -112,7 +124,10 @@ def read_image(path: Path, size: int) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                # Pillow cuts 16 bits off at 255 where it should scale them.
+                deep = file.mode.startswith("I")
+                image = Image.fromarray((np.asarray(file) / 257).astype(np.uint8)) if deep else file
+                image = image.convert("RGB")
                 if image.size != (size, size):
                     image = image.resize((size, size), Image.Resampling.BILINEAR)
                 return torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -206,11 +221,18 @@ def _remove_empty_folders(top: Path) -> None:
             folder.rmdir()
 
 
+def is_class(path: Path) -> bool:
+    """Whether a folder of an image folder is a class: not what programs leave there, such as .ipynb_checkpoints."""
+    return path.is_dir() and not path.name.startswith((".", "__"))
+
+
 def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | None:
     """Your own images: root/train/<class>/*.png or *.jpg, and val/ and test/ likewise where you have them."""
+    if image_size < 1:
+        raise DataError(f"data.image_size is {image_size}; it takes a whole number at least 1")
     folder = Path(root) / split
     if not folder.is_dir():
-        if split == "train":
+        if split == "train" or not Path(root).is_dir():
             raise DataError(
                 f"no image folder in {Path(root).resolve()}; expected there: train/<class>/*.png or *.jpg (and val/, "
                 f"test/ likewise, if you have them); point data.root or DATA_ROOT at it"
@@ -218,8 +240,8 @@ def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | Non
         return None
     # The training folder, if it is there, names the classes, so that a class has the same number in every split.
     training = Path(root) / "train"
-    classes = sorted(path.name for path in (training if training.is_dir() else folder).iterdir() if path.is_dir())
-    unknown = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in classes)
+    classes = sorted(path.name for path in (training if training.is_dir() else folder).iterdir() if is_class(path))
+    unknown = sorted(path.name for path in folder.iterdir() if is_class(path) and path.name not in classes)
     if unknown:
         raise DataError(f"{folder} holds classes that {root}/train lacks: {', '.join(unknown[:5])}")
     labelled = [

@@ -206,7 +206,7 @@ class DynamicNet(nn.Module):
 
     def __init__(self, spec: DataSpec, *, hidden_size: int = 100, max_repeats: int = 3) -> None:
         super().__init__()
-        check_sizes([hidden_size], "model.hidden_size")
+        check_sizes([hidden_size, max_repeats], "model.hidden_size and model.max_repeats")
         self.first = nn.Linear(math.prod(spec.input_shape), hidden_size)
         self.middle = nn.Linear(hidden_size, hidden_size)
         self.last = nn.Linear(hidden_size, spec.output_size)

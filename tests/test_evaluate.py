@@ -43,7 +43,12 @@ test_images_and_labels.__test__ = False  # type: ignore[attr-defined]
 
 RUNS = {
     "mlp": ["model.dropout=0.2"],
-    "resnet with batch normalisation": ["model=resnet", "model.num_blocks=1", "model.channels=[8,16]"],
+    "resnet with batch normalisation": [
+        "model=resnet",
+        "model.num_blocks=1",
+        "model.channels=[8,16]",
+        "trainer.monitor=val/loss",
+    ],
     "bf16": ["model=cnn", "trainer.precision=bf16", "data.eval_batch_size=7"],
     "softmax": ["model.output=softmax", "trainer.monitor=val/loss"],
 }

@@ -1,0 +1,426 @@
+"""Runs many jobs, so many at a time, each in a process of its own; shows how they are doing, and says what came out.
+
+python train.py -m model=mlp,cnn optimizer.lr=1e-3,1e-2 seed=0,1,2 name=lr_study
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.utils import env_override
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+import train
+import utils
+from utils import PROJECT, UserError, code_state, last_record, locked, read_json, write_status
+
+# Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
+PRELOADED = ["sweep", "plots", "sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"]
+LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
+SECONDS_TO_STOP = 30.0  # for a job that was asked to
+forking = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make.
+
+    anew: whatever its directory holds; label: what to call it; best: what came out, if nothing is left to do.
+    """
+
+    cfg: DictConfig
+    directory: Path
+    overrides: Sequence[str] = ()
+    anew: bool = False
+    label: str = ""
+    best: dict[str, float] | None = None
+
+
+@dataclass
+class Running:
+    """A job under way."""
+
+    job: Job
+    process: ForkServerProcess
+    results: Connection
+    gpu: str | None
+    started: float = field(default_factory=time.monotonic)
+
+    def stop(self) -> None:
+        """Asks the job to end; it records that it was interrupted, and can go on from there."""
+        if self.process.is_alive() and self.process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came out of a job: the metrics of its best epoch, or the reason why there are none, in one line."""
+
+    job: Job
+    best: dict[str, float] | None
+    error: str | None
+    seconds: float
+
+
+# ----------------------------------------------------------------------------------------------------------- the pool
+
+
+def run_pool(
+    jobs: Iterable[Job],
+    *,
+    n_jobs: int,
+    gpus: Sequence[str] = (),
+    on_start: Callable[[Running], Any] = train.nothing,
+    on_end: Callable[[Ended], Any] = train.nothing,
+    on_wait: Callable[[list[Running]], Any] = train.nothing,
+) -> list[Ended]:
+    """Runs jobs, `n_jobs` at a time; what came out of each, in the order in which they ended.
+
+    A job is taken from `jobs` when there is room for it, after `on_end` was told of those before: a generator may wait
+    with what it proposes for what came out. No job's end ends another; an interruption of this process stops all.
+    gpus: what CUDA_VISIBLE_DEVICES may name; each job sees one of them.
+    """
+    waiting, running, ended = iter(jobs), list[Running](), list[Ended]()
+    code = code_state()  # of what is imported now; the files may change while the jobs run
+    try:
+        while True:
+            while len(running) < n_jobs and (job := next(waiting, None)) is not None:
+                gpu = min(gpus, key=[one.gpu for one in running].count, default=None)
+                running.append(start(job, threads=threads_for(n_jobs), gpu=gpu, code=code))
+                on_start(running[-1])
+            if not running:
+                return ended
+            wait([one.process.sentinel for one in running], timeout=0.3)
+            on_wait(running)
+            for one in [one for one in running if not one.process.is_alive()]:
+                running.remove(one)
+                ended.append(end(one))
+                on_end(ended[-1])
+    finally:
+        stop(running)
+
+
+def num_cpus() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_for(n_jobs: int) -> int:
+    """The threads of one of `n_jobs` jobs. Nothing else decides: sums of floats depend on how many add them up."""
+    return max(1, num_cpus() // n_jobs)
+
+
+def visible_gpus() -> list[str]:
+    """The CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return named[:count] or [str(index) for index in range(count)]
+
+
+def warm_up(threads: int) -> None:
+    """Starts, unless it is there, the process that imports everything once and from which jobs are forked."""
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "OMP_NUM_THREADS": str(threads),
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # counting devices otherwise is a first use of CUDA, which no fork survives
+    }
+    resource_tracker.ensure_running()  # on its own: starting it unblocks signals
+    forkserver.set_forkserver_preload(PRELOADED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: a job listens when it is ready to
+    try:
+        with env_override(environment):
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def start(job: Job, *, threads: int, gpu: str | None, code: Any) -> Running:
+    """Forks the process of a job."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    results, sender = forking.Pipe(duplex=False)
+    process = forking.Process(target=work, args=(job, environment, threads, code, sender))
+    warm_up(threads)
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")  # else each job would run the script up to its `main()`
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+        sender.close()
+    return Running(job, process, results, gpu)
+
+
+def end(one: Running) -> Ended:
+    """What came out of a job whose process has ended; a death that nobody recorded is recorded now."""
+    one.process.join()
+    result: dict[str, Any] = {}
+    with contextlib.suppress(EOFError, OSError):
+        if one.results.poll():
+            result = one.results.recv()
+    one.results.close()
+    best, error = result.get("best"), result.get("error")
+    if best is None:
+        if one.process.exitcode == LOST:
+            time.sleep(1)  # for die_with_parent to let go of the directory
+        error = error or reason_of(one.process.exitcode or 0)
+        record_failure(one.job.directory, one.process.pid or 0, error)
+    seconds = time.monotonic() - one.started
+    one.process.close()
+    return Ended(one.job, best, error, seconds)
+
+
+def reason_of(code: int) -> str:
+    """Why a process ended that said nothing itself."""
+    if code == -signal.SIGKILL:
+        return "killed (SIGKILL), by someone or by a system out of memory"
+    if code == LOST:
+        return "lost: the process that it was forked from was killed"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended with code {code}, and said nothing"
+
+
+def record_failure(directory: Path, pid: int, error: str) -> None:
+    """Makes status.json true where process `pid` could not; a directory that another process holds is left alone."""
+    with contextlib.suppress(UserError, OSError), locked(directory):
+        path = directory / "status.json"
+        status = read_json(path) if path.exists() else {}
+        if status.get("pid") != pid or status.get("state") == "running":
+            record = last_record(directory)
+            epoch, step = record.get("epoch", 0), record.get("step", 0)
+            write_status(directory, "failed", epoch=epoch, step=step, error=error, pid=pid)
+
+
+def stop(running: Sequence[Running]) -> None:
+    """Stops jobs: they are asked to, and killed if they do not; at once if someone interrupts the waiting."""
+    for one in running:
+        one.stop()
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    try:
+        for one in running:
+            one.process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for one in running:
+            one.process.kill()
+            one.process.join()
+
+
+# ---------------------------------------------------------------------------------------------- in the process of a job
+
+
+def work(job: Job, environment: dict[str, str], threads: int, code: Any, results: Connection) -> None:
+    """Does a job, and sends what came out: {"best": metrics} or {"error": a line}."""
+    try:
+        os.setsid()  # Ctrl-C reaches the parent, which asks its jobs to stop: once, not twice
+        threading.Thread(target=die_with_parent, daemon=True).start()
+        write_to_log(job.directory)
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        tqdm.set_lock(threading.RLock())  # its own is one for many processes, and outlives a job that is killed
+        utils.code_state = lambda: code
+        signal.signal(signal.SIGINT, interrupt_once)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        best = train.train(job.cfg, job.directory, job.overrides, anew=job.anew)
+        results.send({"best": best})
+    except KeyboardInterrupt:
+        results.send({"error": "interrupted"})
+        sys.exit(130)
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        if getattr(error, "for_user", False):
+            print(text, file=sys.stderr)
+        else:
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {text}"
+        results.send({"error": text})
+        sys.exit(1)
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that asked for it is gone, or the one that it was forked from."""
+    parent, forked_from = multiprocessing.parent_process(), os.getppid()
+    assert parent is not None
+    while parent.is_alive() and os.getppid() == forked_from:
+        parent.join(timeout=0.5)
+    os._exit(1)
+
+
+def write_to_log(directory: Path) -> None:
+    """Sends to train.log what this process says of errors, crashes included; the rest is written there anyway."""
+    directory.mkdir(parents=True, exist_ok=True)
+    os.dup2(os.open(directory / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    faulthandler.enable()
+
+
+def interrupt_once(*_: Any) -> None:
+    """Raises KeyboardInterrupt the first time: what is written because of it is not to be interrupted in turn."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------------------------------------------------- what is seen
+
+
+class Overview:
+    """How a sweep is doing: on a terminal a few lines that are drawn again and again, elsewhere a line for each event."""
+
+    def __init__(self, *, total: int, num_finished: int) -> None:
+        self.total, self.num_finished = total, num_finished
+        self.num_done = self.num_failed = self.num_drawn = 0
+        self.started = time.monotonic()
+        self.is_live = sys.stdout.isatty()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.erase()
+        print(line, flush=True)
+
+    def start(self, one: Running) -> None:
+        if not self.is_live:
+            self.say(f"start   {one.job.label}")
+
+    def end(self, one: Ended) -> None:
+        self.num_done += one.error is None
+        self.num_failed += one.error is not None
+        if one.error is not None:
+            self.say(f"failed  {one.job.label}: {one.error}")
+        elif not self.is_live:
+            self.say(f"done    {one.job.label}: {shown(one.best or {})} ({one.seconds:.1f} s, {self.count()})")
+
+    def count(self) -> str:
+        return f"{self.num_finished + self.num_done}/{self.total}"
+
+    def draw(self, running: Sequence[Running]) -> None:
+        """Draws the lines of a terminal: the numbers, then each running job with its latest epoch."""
+        if not self.is_live:
+            return
+        records = [last_record(one.job.directory) for one in running]
+        epochs = [one.job.cfg.trainer.epochs for one in running]
+        width, height = shutil.get_terminal_size()
+        lines = [f"{self.count()} done, {len(running)} running, {self.num_failed} failed{self.left(records, epochs)}"]
+        for one, record, num_epochs in zip(running, records, epochs, strict=True):
+            lines.append(f"  {one.job.label}  epoch {record.get('epoch', 0)}/{num_epochs}  {shown(record)}")
+        self.erase()
+        lines = [line[: width - 1] for line in lines[: height - 1]]
+        print("\n".join(lines), flush=True)
+        self.num_drawn = len(lines)
+
+    def left(self, records: Sequence[dict[str, Any]], epochs: Sequence[int]) -> str:
+        """The time that the rest takes if it goes on as it went; nothing before the first epoch's end."""
+        ended = self.num_done + self.num_failed
+        parts = sum(record.get("epoch", 0) / number for record, number in zip(records, epochs, strict=True))
+        if ended + parts == 0:
+            return ""
+        to_do = self.total - self.num_finished - ended - parts
+        seconds = round((time.monotonic() - self.started) / (ended + parts) * to_do)
+        return f", about {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+
+    def erase(self) -> None:
+        if self.num_drawn:
+            print(f"\x1b[{self.num_drawn}F\x1b[J", end="", flush=True)
+        self.num_drawn = 0
+
+
+def shown(record: dict[str, Any]) -> str:
+    """The validation metrics of a record."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in record.items() if name.startswith("val/"))
+
+
+# ----------------------------------------------------------------------------------------------------------- the sweep
+
+
+def check_directories(jobs: Sequence[Job]) -> None:
+    """UserError where two jobs would write the same directory."""
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        other = owners.setdefault(job.directory, job)
+        if other is not job:
+            raise UserError(f"{train.here(job.directory)} would be written by two jobs: {other.label}, and {job.label}")
+
+
+def describe(jobs: Sequence[Job]) -> None:
+    """Says what is finished and what a sweep would do."""
+    for job in jobs:
+        to_do = "starts anew" if job.anew else train.what_is_left(job.directory)
+        print(f"{train.here(job.directory)} {'has finished already' if job.best is not None else to_do}")
+    num_finished = sum(job.best is not None for job in jobs)
+    print(f"{len(jobs)} jobs: {num_finished} have finished, {len(jobs) - num_finished} would run")
+    note_other_code(jobs)
+
+
+def run_sweep(
+    jobs: Sequence[Job],
+    *,
+    n_jobs: int,
+    gpus: Sequence[str],
+    on_start: Callable[[Job], Any] = train.nothing,
+    on_end: Callable[[Ended], Any] = train.nothing,
+) -> list[Ended]:
+    """Runs the jobs that have not finished, and shows how they are doing; those that failed."""
+    missing = [job for job in jobs if job.best is None]
+    overview = Overview(total=len(jobs), num_finished=len(jobs) - len(missing))
+    for job in jobs:
+        if job.best is not None and not overview.is_live:
+            print(f"{train.here(job.directory)} has finished already")
+    note_other_code(jobs)
+
+    def start(one: Running) -> None:
+        overview.start(one)
+        on_start(one.job)
+
+    def end(one: Ended) -> None:
+        overview.end(one)
+        on_end(one)
+
+    try:
+        ended = run_pool(missing, n_jobs=n_jobs, gpus=gpus, on_start=start, on_end=end, on_wait=overview.draw)
+    except KeyboardInterrupt:
+        overview.say(f"stopped at {overview.count()} jobs; the same command goes on from here")
+        raise
+    overview.erase()
+    print_tables(jobs)
+    failed = [one for one in ended if one.error is not None]
+    num_ran, num_finished = len(ended) - len(failed), len(jobs) - len(missing)
+    print(f"{len(jobs)} jobs: {num_finished} were finished, {num_ran} ran, {len(failed)} failed")
+    for one in failed:
+        print(f"  {one.job.label}: {one.error}\n    {train.here(one.job.directory / 'train.log')}")
+    return failed
+
+
+def print_tables(jobs: Sequence[Job]) -> None:
+    """Compares all runs of a sweep's experiment, those of earlier sweeps too."""
+    from synthesize_results import format_terminal, summarize
+
+    for folder in dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs):
+        with contextlib.suppress(UserError):  # where no run has finished
+            print(f"\n{format_terminal(summarize(folder))}\n")
+
+
+def note_other_code(jobs: Sequence[Job]) -> None:
+    """Says how many of the finished runs were made with other code than there is now, if any were."""
+    code, finished = code_state()[0], [job for job in jobs if job.best is not None]
+    if others := sum(train.is_of_other_code(job.directory, code) for job in finished):
+        runs = f"{others} of the {len(finished)} finished runs" if len(finished) > 1 else "the finished run"
+        print(f"made with other code than there is now: {runs}; rerun=true starts the sweep anew")
