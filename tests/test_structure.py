@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-FOLDERS = ("", "model", "conf", "benchmarks")
+FOLDERS = ("", "model", "conf", "hydra_plugins", "benchmarks")
 SOURCES = {
     ".".join(path.relative_to(PROJECT).with_suffix("").parts): path
     for folder in FOLDERS
@@ -29,8 +29,12 @@ MAY_IMPORT = {
     "pictures": {"model", "plots", "utils"},
     "evaluate": {"conf.command", "conf.schema", "model", "pictures", "plots", "utils"},
     "train": {"conf.command", "conf.schema", "evaluate", "model", "pictures", "plots", "utils"},
-    "search_hyperparams": {"conf.command", "conf.schema", "evaluate", "model", "pictures", "plots", "train", "utils"},
-    "synthesize_results": {"conf.command", "conf.schema", "plots", "utils"},
+    "sweep": {"synthesize_results", "train", "utils"},
+    "hydra_plugins.pool_launcher": {"conf.command", "conf.schema", "sweep", "train", "utils"},  # run by Hydra
+    "search_hyperparams": {"conf", "evaluate", "model", "pictures", "plots", "sweep", "train", "utils"},
+    "report": set(),
+    "runs": {"utils"},
+    "synthesize_results": {"conf.command", "conf.schema", "plots", "report", "runs", "utils"},
     "conf.callbacks": {"conf.schema", "evaluate", "model", "plots", "utils"},  # run by Hydra; none of ours imports it
 }
 
