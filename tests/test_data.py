@@ -744,3 +744,47 @@ def test_files_in_cifars_format_are_colour_images(
     assert train_split.targets.tolist() == list(range(num_classes)) * len(training)
     assert list(train_split.classes) == [f"class {i}" for i in range(num_classes)]
     assert describe(train_split, None, None).input_shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_corrupt_image_is_one_line_also_from_a_worker(num_workers: int, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / f"{number}.png")
+    (tmp_path / "train" / "a" / "5.png").write_bytes(b"no image")
+    folder = image_folder("train", str(tmp_path), image_size=8)
+    spec = DataSpec((3, 8, 8), 1, "classification", (0.5,), (0.5,), ("a",))
+    loader = make_loader(folder, spec, batch_size=2, num_workers=num_workers, device=torch.device("cpu"))
+    with pytest.raises(DataError, match=r"5\.png is not an image that can be read") as caught:
+        list(loader)
+    assert "\n" not in str(caught.value)
+
+
+def test_sixteen_bit_images_are_scaled_and_what_programs_leave_is_no_class(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    values = (np.arange(64, dtype=np.uint32).reshape(8, 8) * 65535 // 63).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "train" / "a" / "deep.png")
+    folder = image_folder("train", str(tmp_path), image_size=8)
+    assert folder.classes == ["a"]
+    image, _, _ = folder[0]
+    np.testing.assert_allclose(image[0].numpy(), values / 257, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (torch.zeros(4, 3, dtype=torch.float64), torch.zeros(4, dtype=torch.int64), "inputs are torch.float64"),
+        (torch.zeros(4, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), "channels, height, width"),
+        (torch.zeros(4, 3), torch.zeros(4), "targets are torch.float32 of shape"),
+        (torch.zeros(4, 3), torch.zeros(4, dtype=torch.int32), "targets are torch.int32"),
+    ],
+)
+def test_examples_of_a_wrong_type_say_what_is_right(inputs: Any, targets: Any, message: str) -> None:
+    with pytest.raises(DataError, match="of shape") as caught:
+        Examples(inputs, targets, ["a"])
+    assert message in str(caught.value)

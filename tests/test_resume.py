@@ -81,3 +81,54 @@ def test_resumed_equals_uninterrupted(
     assert json.loads((killed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
     assert scalars(killed) == scalars(whole)
     assert json.loads((killed / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_run_does_not_go_on_with_other_data(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    directory = run_train("data=quadratic", "trainer.epochs=1")
+    config = (directory / "config.yaml").read_text()
+    (directory / "config.yaml").write_text(config.replace("data_seed: 0", "data_seed: 1"))
+    outcome = run_command("train", f"resume={directory}", "trainer.epochs=2")
+    assert outcome.code == 2 and "training data is not what" in outcome.err
+    (directory / "config.yaml").write_text(config)
+    assert run_command("train", f"resume={directory}", "trainer.epochs=2").code == 0
+    assert [record["epoch"] for record in read_lines(directory / "metrics.jsonl")] == [1, 2]
+    provenance = json.loads((directory / "provenance.json").read_text())
+    assert provenance["resumed"][0]["overrides"] == [f"resume={directory}", "trainer.epochs=2"]
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "onecycle", "step"])
+def test_a_schedule_made_for_fewer_epochs_is_not_stretched(
+    scheduler: str, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    directory = run_train(f"scheduler={scheduler}", "trainer.epochs=1", "data.limit=200")
+    config = (directory / "config.yaml").read_text()
+    outcome = run_command("train", f"resume={directory}", "trainer.epochs=3")
+    assert outcome.code == 2 and "was started for 1 epochs" in outcome.err and "scheduler." in outcome.err
+    assert (directory / "config.yaml").read_text() == config
+
+
+def test_a_run_that_lost_its_last_checkpoint_is_not_started_over(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    directory = run_train("trainer.epochs=2", "data.limit=200")
+    lines = (directory / "metrics.jsonl").read_text()
+    (directory / "last.pt").unlink()
+    outcome = run_command("train", f"resume={directory}", "trainer.epochs=3")
+    assert outcome.code == 2 and "lacks last.pt" in outcome.err
+    assert (directory / "metrics.jsonl").read_text() == lines
+    empty = run_command("train", "resume=")
+    assert empty.code == 2 and "run is empty" in empty.err
+
+
+def test_a_checkpoint_is_read_on_the_cpu_whatever_the_device(
+    run_train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., Outcome]
+) -> None:
+    """Random states live on the CPU; a checkpoint mapped to the device of the run could not be restored."""
+    directory = run_train("trainer.epochs=1", "data.limit=200")
+    devices = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: devices.append(str(k.get("map_location"))) or load(*a, **k))
+    assert run_command("train", f"resume={directory}", "trainer.epochs=2").code == 0
+    assert devices == ["cpu"]
