@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --quiet
 ARGS ?=
 
-.PHONY: help train test test-all lint format lock gallery clean
+.PHONY: help train test test-all lint format lock bench-sweep gallery clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -56,6 +56,9 @@ $(VENV)/.dev: requirements-dev.txt | $(BIN)/python
 	@echo "Installing the pinned development requirements into $(VENV) (several GB with CUDA; some minutes the first time)"
 	$(PIP) -r requirements-dev.txt
 	@touch $@ $(VENV)/.runtime
+
+bench-sweep: $(VENV)/.runtime  ## measure a sweep against one command after the other
+	$(BIN)/python benchmarks/sweep.py
 
 gallery: $(VENV)/.runtime  ## draw the README's pictures anew (MNIST in data/ or DATA_ROOT)
 	$(BIN)/python train.py experiment=regression name=gallery_regression

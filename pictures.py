@@ -205,8 +205,8 @@ def sample_pictures(
     return draw
 
 
-def draw_run(directory: Path, model: nn.Module, *, best_epoch: int) -> None:
-    """learning_curves.png, and first_filters.png of a convolutional network."""
+def draw_run(directory: Path, model: nn.Module, logger: RunLogger, *, best_epoch: int) -> None:
+    """learning_curves.png, and first_filters.png of a convolutional network, which TensorBoard shows too."""
     import plots
 
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -214,7 +214,9 @@ def draw_run(directory: Path, model: nn.Module, *, best_epoch: int) -> None:
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if convolutions:
         filters = convolutions[0].weight.detach().cpu().numpy()
-        plots.save_png(plots.draw_first_filters(filters), directory / "first_filters.png")
+        figure = plots.draw_first_filters(filters)
+        plots.save_png(figure, directory / "first_filters.png")
+        logger.writer.add_image("first_filters", plots.to_image(figure), records[-1]["epoch"], dataformats="HWC")
 
 
 # --------------------------------------------------------------------------------------------------- of an evaluation

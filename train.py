@@ -393,7 +393,7 @@ def open_run(
                 with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
                     yield logger, end_epoch
                 if cfg.trainer.images:
-                    pictures.draw_run(directory, learner.model, best_epoch=progress.best_epoch)
+                    pictures.draw_run(directory, learner.model, logger, best_epoch=progress.best_epoch)
                     pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
         except KeyboardInterrupt:
             logger.say(
