@@ -102,22 +102,54 @@ def run_pool(
     """
     waiting, running, ended = iter(jobs), list[Running](), list[Ended]()
     code = code_state()  # of what is imported now; the files may change while the jobs run
-    try:
-        while True:
-            while len(running) < n_jobs and (job := next(waiting, None)) is not None:
-                gpu = min(gpus, key=[one.gpu for one in running].count, default=None)
-                running.append(start(job, threads=threads_for(n_jobs), gpu=gpu, code=code))
-                on_start(running[-1])
-            if not running:
-                return ended
-            wait([one.process.sentinel for one in running], timeout=0.3)
-            on_wait(running)
-            for one in [one for one in running if not one.process.is_alive()]:
-                running.remove(one)
-                ended.append(end(one))
-                on_end(ended[-1])
-    finally:
-        stop(running)
+    with Interrupts() as interrupts:
+        try:
+            while True:
+                if interrupts.noted:
+                    raise KeyboardInterrupt
+                while len(running) < n_jobs and (job := next(waiting, None)) is not None:
+                    gpu = min(gpus, key=[one.gpu for one in running].count, default=None)
+                    running.append(start(job, threads=threads_for(n_jobs), gpu=gpu, code=code))
+                    on_start(running[-1])
+                if not running:
+                    return ended
+                wait([interrupts.reader, *(one.process.sentinel for one in running)], timeout=0.3)
+                on_wait(running)
+                for one in [one for one in running if not one.process.is_alive()]:
+                    running.remove(one)
+                    ended.append(end(one))
+                    on_end(ended[-1])
+        except KeyboardInterrupt:
+            interrupts.close()  # a second one ends the waiting for the jobs
+            raise
+        finally:
+            stop(running)
+
+
+class Interrupts:
+    """Notes Ctrl-C while it is open, for the loop to see: raised anywhere, it may be lost where exceptions are ignored."""
+
+    def __enter__(self) -> Interrupts:
+        self.noted = False
+        self.reader, self.writer = os.pipe()  # readable once something is noted, so that waiting ends then
+        self.before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self.note)
+        return self
+
+    def note(self, *_: Any) -> None:
+        self.noted = True
+        os.write(self.writer, b"!")
+
+    def close(self) -> None:
+        """Lets Ctrl-C raise KeyboardInterrupt again."""
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        os.close(self.reader)
+        os.close(self.writer)
 
 
 def num_cpus() -> int:

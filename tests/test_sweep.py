@@ -399,11 +399,12 @@ def test_disturbances_do_not_show_in_the_results(run_sweep: Callable[..., Outcom
         assert directory not in jobs, "another has taken its place"
         one.process.send_signal(signal.SIGINT)
         code, out = one.end()
-        assert code == 130
+        assert code == 130, out
         stopped, last = out.strip().splitlines()[-2:]
         assert re.fullmatch(r"stopped at \d/6 jobs; the same command goes on from here", stopped)
         assert last == "train.py: interrupted"
-        assert [read(directory / "status.json")["state"] for directory in jobs] == ["interrupted"] * 2
+        # One that was about to finish may have.
+        assert {read(directory / "status.json")["state"] for directory in jobs} <= {"interrupted", "finished"}
         assert not any(map(is_alive, jobs.values()))
 
     with Sweep(tmp_path) as one:
