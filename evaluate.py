@@ -126,6 +126,12 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     return dataset
 
 
+def load_examples(cfg: DictConfig, split: str) -> Examples | Folder:
+    """One split of the dataset of a configuration; DataError where there is none."""
+    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
+    return load_split(build_dataset(cfg), split, **options)
+
+
 def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
     """The network of a configuration, for data of that spec, with its initial weights."""
     model = build("model", cfg.model, spec)
@@ -229,8 +235,7 @@ def evaluate_run(
     chosen_device = choose_device(device or cfg.trainer.device)
     model, spec, state = load_model(cfg, directory / f"{checkpoint}.pt", chosen_device)
     output = output_of(model)
-    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
-    examples = load_split(build_dataset(cfg), split, **options)
+    examples = load_examples(cfg, split)
     if spec.task == "classification" and tuple(examples.classes) != tuple(spec.classes):
         raise UserError(
             f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
@@ -277,8 +282,7 @@ def export_run(
     cfg = load_config(directory)
     cfg.data.root = root or cfg.data.root
     model, spec, _ = load_model(cfg, directory / f"{checkpoint}.pt", torch.device("cpu"))
-    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
-    examples = load_split(build_dataset(cfg), split, **options)
+    examples = load_examples(cfg, split)
     some = examples.subset(torch.arange(100) % len(examples)).in_memory()
     inputs = some.inputs.float() / 255 if some.inputs.dtype == torch.uint8 else some.inputs
     path = directory / FORMATS[form]

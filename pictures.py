@@ -248,12 +248,12 @@ def draw_evaluation(
         worst = confidence.argsort(descending=True, stable=True)[: min(25, int((predicted != targets).sum()))]
         mistakes = pixels_of(examples.subset(worst))
         figures[f"mistakes{suffix}"] = plots.draw_mistakes(mistakes, probabilities[worst], targets[worst], spec.classes)
-        first = pixels_of(examples.subset(torch.tensor([0])))
+        first = examples.subset(torch.tensor([0])).in_memory().inputs
         device = next(trained.parameters()).device
-        inputs = Normalize(spec.mean, spec.std, device)(to_bytes(first).to(device))
+        inputs = Normalize(spec.mean, spec.std, device)(first.to(device))
         before, after = (class_probabilities(net(inputs), output_of(net))[0].cpu() for net in (untrained, trained))
         figures[f"class_probabilities{suffix}"] = plots.draw_class_probabilities(
-            first[0], before, after, int(targets[0]), spec.classes
+            first[0].float() / 255, before, after, int(targets[0]), spec.classes
         )
     for name, figure in figures.items():
         plots.save_png(figure, directory / f"{name}.png")
@@ -293,8 +293,3 @@ def evaluation_writer(directory: Path, suffix: str) -> Iterator[Any]:
 def pixels_of(examples: Examples | Folder) -> Tensor:
     """Images as float32 in [0, 1], [n, channels, height, width]."""
     return examples.in_memory().inputs.float() / 255
-
-
-def to_bytes(pixels: Tensor) -> Tensor:
-    """Images in [0, 1] as they are stored: uint8."""
-    return pixels.mul(255).round().to(torch.uint8)

@@ -18,14 +18,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import train
 from conf.command import CONF, checked, command, typed_overrides
-from conf.schema import SearchConfig, TrainConfig, TrainRequest
+from conf.schema import SearchConfig, TrainRequest
 from evaluate import load_config
 from model.net import higher_is_better
 from utils import Unmet, UserError, locked, read_json, read_records, write_file
@@ -390,8 +390,7 @@ def monitor_of(overrides: Sequence[str]) -> str:
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The checked configuration of a run with these overrides; UserError for what is wrong with them."""
-    request = checked(hydra.compose("train", list(overrides)), TrainRequest)
-    return OmegaConf.masked_copy(request, [key for key in request if key in get_type_hints(TrainConfig)])
+    return train.recorded_part(checked(hydra.compose("train", list(overrides)), TrainRequest))
 
 
 def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 import pictures
 from conf.command import checked, command, run_directory, typed_overrides
 from conf.schema import TrainConfig, TrainRequest, build, is_share, nearest_name
-from evaluate import Means, build_dataset, build_model, find_run, load_config, make_eval_loader, measure, predict
-from model.data_loader import Loader, describe, load_split, make_loader
+from evaluate import Means, build_model, find_run, load_config, load_examples, make_eval_loader, measure, predict
+from model.data_loader import Loader, describe, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
 from utils import (
     PROJECT,
@@ -206,9 +206,8 @@ def set_up(cfg: DictConfig) -> Setup:
     """Builds data, network, optimiser and schedule; whatever is wrong with them is a UserError, DataError or TaskError."""
     device = choose_device(cfg.trainer.device)
     seed_everything(cfg.seed)
-    dataset, data = build_dataset(cfg), cfg.data
-    options = {key: data[key] for key in ("val_fraction", "split_seed", "limit")}
-    training, validation = (load_split(dataset, split, **options) for split in ("train", "val"))
+    data = cfg.data
+    training, validation = (load_examples(cfg, split) for split in ("train", "val"))
     spec = describe(training, data.mean, data.std)
     model = build_model(cfg, spec).to(device)
     loss = choose_loss(cfg.trainer.loss, spec, output_of(model))
@@ -525,8 +524,13 @@ def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """(the configuration, the directory) of the run that a checked request is for."""
     if ask.resume is not None:
         return resumed(ask.resume, overrides)
-    cfg = OmegaConf.masked_copy(ask, [key for key in ask if key in get_type_hints(TrainConfig)])
+    cfg = recorded_part(ask)
     return cfg, run_directory(cfg, overrides)
+
+
+def recorded_part(ask: DictConfig) -> DictConfig:
+    """The configuration of a run, without what a request says about how to go about it."""
+    return OmegaConf.masked_copy(ask, [key for key in ask if key in get_type_hints(TrainConfig)])
 
 
 def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
@@ -568,14 +572,13 @@ def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None
             f"{here(directory)} holds a run of another configuration ({', '.join(different)} differ); "
             f"choose another name, or remove it"
         )
-    if asked["data.root"] != there["data.root"] and (directory / "provenance.json").exists():
-        options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
-        fingerprint = load_split(build_dataset(cfg), "train", **options).fingerprint()
-        if fingerprint != read_json(directory / "provenance.json").get("data_sha256"):
-            raise UserError(
-                f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
-                f"choose another name"
-            )
+    record = directory / "provenance.json"
+    has_moved = asked["data.root"] != there["data.root"] and record.exists()
+    if has_moved and load_examples(cfg, "train").fingerprint() != read_json(record).get("data_sha256"):
+        raise UserError(
+            f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
+            f"choose another name"
+        )
     status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
     if status.get("state") != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
         return None

@@ -12,7 +12,9 @@ import torch
 from conftest import Outcome, read_lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils import RunLogger, load_tensors
+from evaluate import load_config
+from train import finished_result
+from utils import RunLogger, UserError, load_tensors
 
 VARIANTS = {
     "mlp with dropout": ["model.dropout=0.3", "scheduler=cosine"],
@@ -132,3 +134,15 @@ def test_a_checkpoint_is_read_on_the_cpu_whatever_the_device(
     monkeypatch.setattr(torch, "load", lambda *a, **k: devices.append(str(k.get("map_location"))) or load(*a, **k))
     assert run_command("train", f"resume={directory}", "trainer.epochs=2").code == 0
     assert devices == ["cpu"]
+
+
+def test_a_finished_run_counts_elsewhere_only_for_the_same_data(run_train: Callable[..., Path], tmp_path: Path) -> None:
+    directory = run_train("data=quadratic", "trainer.epochs=1")
+    cfg = load_config(directory)
+    cfg.data.root = str(tmp_path / "moved")
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert finished_result(cfg, directory) == metrics["best"]
+    provenance = json.loads((directory / "provenance.json").read_text())
+    (directory / "provenance.json").write_text(json.dumps(provenance | {"data_sha256": "of other data"}))
+    with pytest.raises(UserError, match="holds a run on other data"):
+        finished_result(cfg, directory)
