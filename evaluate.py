@@ -51,11 +51,20 @@ class Means:
     Nothing is read from the device before `result`, and adding up is left for many examples at once.
     """
 
-    def __init__(self, loss: Loss, metrics: dict[str, Metric]) -> None:
-        self.loss, self.metrics = loss, metrics
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.num_waiting = self.num_examples = 0
+    def __init__(self, loss: Loss, metrics: dict[str, Metric], device: torch.device | str = "cpu") -> None:
+        self.loss, self.metrics, self.device = loss, metrics, device
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all that was added."""
+        self.waiting: list[tuple[Tensor, ...]] = []
+        self.num_waiting = self.num_folded = 0
         self.sums: list[Tensor] = []  # the loss first, then each metric's quantities
+
+    @property
+    def num_added(self) -> int:
+        """How many examples were added."""
+        return self.num_folded + self.num_waiting
 
     def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """A batch: its loss values [batch], the network's outputs [batch, ...] and the targets [batch, ...]."""
@@ -67,9 +76,22 @@ class Means:
     def result(self) -> dict[str, float]:
         """{"loss": ..., and each metric by name}, over all that was added."""
         self._fold()
-        means = [total.cpu().double() / self.num_examples for total in self.sums]
+        means = [total.cpu().double() / self.num_folded for total in self.sums]
         named = zip(self.metrics.items(), means[1:], strict=True)
         return {"loss": float(means[0])} | {name: metric.result(mean) for (name, metric), mean in named}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added so far; what waits goes on waiting, so that sums are the same to the last bit."""
+        waiting = [torch.cat(parts).cpu() for parts in zip(*self.waiting, strict=True)]
+        return {"waiting": waiting, "sums": [total.cpu() for total in self.sums], "num_folded": self.num_folded}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.clear()
+        if state["waiting"]:
+            self.waiting = [tuple(part.to(self.device) for part in state["waiting"])]
+            self.num_waiting = len(state["waiting"][0])
+        self.sums = [total.to(self.device) for total in state["sums"]]
+        self.num_folded = state["num_folded"]
 
     def _fold(self) -> None:
         if not self.waiting:
@@ -79,7 +101,7 @@ class Means:
         exact = torch.float32 if losses.device.type == "mps" else torch.float64  # mps has no float64
         sums = [value.to(exact).sum(dim=0) for value in values]
         self.sums = [old + new for old, new in zip(self.sums, sums, strict=True)] if self.sums else sums
-        self.num_examples += self.num_waiting
+        self.num_folded += self.num_waiting
         self.waiting, self.num_waiting = [], 0
 
 

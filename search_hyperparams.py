@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-import train
 from conf.command import CONF, checked, command, typed_overrides
 from conf.schema import SearchConfig, TrainRequest
 from evaluate import load_config
 from model.net import higher_is_better
+from run_directory import here, hint, recorded_part
+from train import set_up
 from utils import Unmet, UserError, locked, read_json, read_records, write_file
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
@@ -385,12 +386,12 @@ def first_values(space: Sequence[Dimension]) -> dict[str, Any]:
 
 def monitor_of(overrides: Sequence[str]) -> str:
     """The metric that runs of these overrides are judged by; whatever is wrong with them comes out before any trial."""
-    return train.set_up(compose(overrides)).monitor
+    return set_up(compose(overrides)).monitor
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The checked configuration of a run with these overrides; UserError for what is wrong with them."""
-    return train.recorded_part(checked(hydra.compose("train", list(overrides)), TrainRequest))
+    return recorded_part(checked(hydra.compose("train", list(overrides)), TrainRequest))
 
 
 def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
@@ -401,7 +402,7 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
     counts = {state.name.lower(): states.count(state) for state in optuna.trial.TrialState if state in states}
     print("trials  " + ", ".join(f"{number} {name}" for name, number in counts.items()))
     if not counts.get("complete"):
-        raise Unmet(f"no trial of {cfg.name} was completed; why is in {train.here(search.folder)}/trial-*/train.log")
+        raise Unmet(f"no trial of {cfg.name} was completed; why is in {here(search.folder)}/trial-*/train.log")
     best = study.best_trial
     value = f"{search.monitor} {best.value:.4f}"
     directory = search.directory_of(best.number)
@@ -414,9 +415,9 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, text.encode())
     print(f"best    trial {best.number}: {value}  ({' '.join(best.user_attrs['overrides'])})")
-    print(f"        {train.here(directory)}")
-    print(f"again   {train.hint('train.py')} {' '.join(map(shlex.quote, overrides))}")
-    print(f"        {train.hint('train.py')} experiment={cfg.name}_best")
+    print(f"        {here(directory)}")
+    print(f"again   {hint('train.py')} {' '.join(map(shlex.quote, overrides))}")
+    print(f"        {hint('train.py')} experiment={cfg.name}_best")
     for dimension in search.space:
         if dimension.key in best.params and (end := dimension.nears_edge(best.params[dimension.key])):
             print(
@@ -459,7 +460,7 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
         )
         plots.save_png(figure, search.folder / "contour.png")
         pictures.append("contour.png")
-    print(f"written {', '.join(pictures)} and best.yaml in {train.here(search.folder)}")
+    print(f"written {', '.join(pictures)} and best.yaml in {here(search.folder)}")
 
 
 if __name__ == "__main__":

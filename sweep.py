@@ -29,9 +29,12 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import train
-import utils
-from utils import PROJECT, UserError, code_state, last_record, locked, read_json, write_status
+import provenance
+from provenance import code_state
+from run_directory import here, is_of_other_code, what_is_left
+from stopping import Interrupted, StopSignals
+from train import nothing, train
+from utils import PROJECT, UserError, last_record, locked, read_json, write_status
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
 PRELOADED = ["sweep", "plots", "sklearn.datasets", "torch._dynamo", "torch.utils.tensorboard"]
@@ -90,9 +93,9 @@ def run_pool(
     *,
     n_jobs: int,
     gpus: Sequence[str] = (),
-    on_start: Callable[[Running], Any] = train.nothing,
-    on_end: Callable[[Ended], Any] = train.nothing,
-    on_wait: Callable[[list[Running]], Any] = train.nothing,
+    on_start: Callable[[Running], Any] = nothing,
+    on_end: Callable[[Ended], Any] = nothing,
+    on_wait: Callable[[list[Running]], Any] = nothing,
 ) -> list[Ended]:
     """Runs jobs, `n_jobs` at a time; what came out of each, in the order in which they ended.
 
@@ -102,54 +105,25 @@ def run_pool(
     """
     waiting, running, ended = iter(jobs), list[Running](), list[Ended]()
     code = code_state()  # of what is imported now; the files may change while the jobs run
-    with Interrupts() as interrupts:
+    with StopSignals() as stops:
         try:
             while True:
-                if interrupts.noted:
-                    raise KeyboardInterrupt
+                if stops.noted is not None:
+                    raise Interrupted(stops.noted)
                 while len(running) < n_jobs and (job := next(waiting, None)) is not None:
                     gpu = min(gpus, key=[one.gpu for one in running].count, default=None)
                     running.append(start(job, threads=threads_for(n_jobs), gpu=gpu, code=code))
                     on_start(running[-1])
                 if not running:
                     return ended
-                wait([interrupts.reader, *(one.process.sentinel for one in running)], timeout=0.3)
+                wait([stops.reader, *(one.process.sentinel for one in running)], timeout=0.3)
                 on_wait(running)
                 for one in [one for one in running if not one.process.is_alive()]:
                     running.remove(one)
                     ended.append(end(one))
                     on_end(ended[-1])
-        except KeyboardInterrupt:
-            interrupts.close()  # a second one ends the waiting for the jobs
-            raise
         finally:
-            stop(running)
-
-
-class Interrupts:
-    """Notes Ctrl-C while it is open, for the loop to see: raised anywhere, it may be lost where exceptions are ignored."""
-
-    def __enter__(self) -> Interrupts:
-        self.noted = False
-        self.reader, self.writer = os.pipe()  # readable once something is noted, so that waiting ends then
-        self.before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self.note)
-        return self
-
-    def note(self, *_: Any) -> None:
-        self.noted = True
-        os.write(self.writer, b"!")
-
-    def close(self) -> None:
-        """Lets Ctrl-C raise KeyboardInterrupt again."""
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-        os.close(self.reader)
-        os.close(self.writer)
+            stop(running)  # a second signal ends the waiting for them
 
 
 def num_cpus() -> int:
@@ -270,10 +244,10 @@ def work(job: Job, environment: dict[str, str], threads: int, code: Any, results
         os.environ.update(environment)
         torch.set_num_threads(threads)
         tqdm.set_lock(threading.RLock())  # its own is one for many processes, and outlives a job that is killed
-        utils.code_state = lambda: code
+        provenance.code_state = lambda: code
         signal.signal(signal.SIGINT, interrupt_once)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        best = train.train(job.cfg, job.directory, job.overrides, anew=job.anew)
+        best = train(job.cfg, job.directory, job.overrides, anew=job.anew)
         results.send({"best": best})
     except KeyboardInterrupt:
         results.send({"error": "interrupted"})
@@ -389,14 +363,14 @@ def check_directories(jobs: Sequence[Job]) -> None:
     for job in jobs:
         other = owners.setdefault(job.directory, job)
         if other is not job:
-            raise UserError(f"{train.here(job.directory)} would be written by two jobs: {other.label}, and {job.label}")
+            raise UserError(f"{here(job.directory)} would be written by two jobs: {other.label}, and {job.label}")
 
 
 def describe(jobs: Sequence[Job]) -> None:
     """Says what is finished and what a sweep would do."""
     for job in jobs:
-        to_do = "starts anew" if job.anew else train.what_is_left(job.directory)
-        print(f"{train.here(job.directory)} {'has finished already' if job.best is not None else to_do}")
+        to_do = "starts anew" if job.anew else what_is_left(job.directory)
+        print(f"{here(job.directory)} {'has finished already' if job.best is not None else to_do}")
     num_finished = sum(job.best is not None for job in jobs)
     print(f"{len(jobs)} jobs: {num_finished} have finished, {len(jobs) - num_finished} would run")
     note_other_code(jobs)
@@ -407,15 +381,15 @@ def run_sweep(
     *,
     n_jobs: int,
     gpus: Sequence[str],
-    on_start: Callable[[Job], Any] = train.nothing,
-    on_end: Callable[[Ended], Any] = train.nothing,
+    on_start: Callable[[Job], Any] = nothing,
+    on_end: Callable[[Ended], Any] = nothing,
 ) -> list[Ended]:
     """Runs the jobs that have not finished, and shows how they are doing; those that failed."""
     missing = [job for job in jobs if job.best is None]
     overview = Overview(total=len(jobs), num_finished=len(jobs) - len(missing))
     for job in jobs:
         if job.best is not None and not overview.is_live:
-            print(f"{train.here(job.directory)} has finished already")
+            print(f"{here(job.directory)} has finished already")
     note_other_code(jobs)
 
     def start(one: Running) -> None:
@@ -437,7 +411,7 @@ def run_sweep(
     num_ran, num_finished = len(ended) - len(failed), len(jobs) - len(missing)
     print(f"{len(jobs)} jobs: {num_finished} were finished, {num_ran} ran, {len(failed)} failed")
     for one in failed:
-        print(f"  {one.job.label}: {one.error}\n    {train.here(one.job.directory / 'train.log')}")
+        print(f"  {one.job.label}: {one.error}\n    {here(one.job.directory / 'train.log')}")
     return failed
 
 
@@ -453,6 +427,6 @@ def print_tables(jobs: Sequence[Job]) -> None:
 def note_other_code(jobs: Sequence[Job]) -> None:
     """Says how many of the finished runs were made with other code than there is now, if any were."""
     code, finished = code_state()[0], [job for job in jobs if job.best is not None]
-    if others := sum(train.is_of_other_code(job.directory, code) for job in finished):
+    if others := sum(is_of_other_code(job.directory, code) for job in finished):
         runs = f"{others} of the {len(finished)} finished runs" if len(finished) > 1 else "the finished run"
         print(f"made with other code than there is now: {runs}; rerun=true starts the sweep anew")

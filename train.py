@@ -7,52 +7,40 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import pictures
-from conf.command import checked, command, run_directory, typed_overrides
-from conf.schema import TrainConfig, TrainRequest, build, is_share, nearest_name
-from evaluate import Means, build_model, find_run, load_config, load_examples, make_eval_loader, measure, predict
+from conf.command import command, typed_overrides
+from conf.schema import TrainRequest, build, is_share, nearest_name
+from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, describe, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
+from provenance import code_state
+from run_directory import Run, finished_result, here, is_of_other_code, open_run, plan, what_is_left
 from utils import (
-    PROJECT,
-    Checkpoint,
     Diverged,
-    RandomState,
-    RunLogger,
-    Stateful,
+    OutOfMemory,
     Unmet,
     UserError,
     autocast,
     choose_device,
-    code_state,
-    flatten,
     full_precision,
-    last_record,
-    locked,
-    provenance,
-    read_json,
-    recorded_status,
     seed_everything,
-    write_file,
-    write_json,
-    write_status,
 )
 
 # ----------------------------------------------------------------------------------------------------------- one step
+
+
+CALMER = "turn down optimizer.lr, or set trainer.max_grad_norm=1"  # what to try against a divergence
 
 
 class Learner:
@@ -74,6 +62,7 @@ class Learner:
         self.device, self.precision = device, precision
         self.forward = torch.compile(model) if compiled else model  # checkpoints hold the bare model, not the wrapper
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # of the latest step
         self.clip: Callable[[Any], Any] = nothing
         if max_grad_norm < math.inf:
             self.clip = partial(nn.utils.clip_grad_norm_, max_norm=max_grad_norm)
@@ -89,9 +78,15 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of this step; the schedule may change it now
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]  # the schedule may change it now
         self.schedule.after_step()
         return losses.detach(), outputs.detach()
+
+    def check_weights(self, progress: Progress) -> None:
+        """Raises Diverged where a weight is not finite, which a loss from before the step does not show yet."""
+        tensors = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        if tensors and not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+            raise Diverged(f"a gradient was not finite at {progress.place(progress.step)}; {CALMER}")
 
 
 class Schedule:
@@ -125,6 +120,8 @@ class Progress:
 
     epoch: int = 0  # the last whole one
     step: int = 0
+    batch: int = 0  # how many batches the epoch under way has behind it
+    learning_rate: float = 0.0  # of the latest step
     best_epoch: int = 0
     best: dict[str, float] = field(default_factory=dict)
     final: dict[str, float] = field(default_factory=dict)
@@ -135,7 +132,13 @@ class Progress:
         best = self.best.get(monitor, math.nan)  # of no epoch yet, or one that could not be measured
         if math.isnan(best) or (value > best if higher_is_better(monitor) else value < best):
             self.best_epoch, self.best = self.epoch + 1, metrics
-        self.epoch, self.final = self.epoch + 1, metrics
+        self.epoch, self.batch, self.final = self.epoch + 1, 0, metrics
+
+    def place(self, step: int) -> str:
+        """Where in the run a step is, of the epoch under way or else the one that has just ended."""
+        if self.batch == 0:
+            return f"the end of epoch {self.epoch}, step {step}"
+        return f"epoch {self.epoch + 1}, step {step} (batch {self.batch - self.step + step} of the epoch)"
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,45 +147,70 @@ class Progress:
         self.__init__(**state)  # type: ignore[misc]
 
 
+class Measured:
+    """What the epoch under way has measured: exact means over its examples, and the loss of each recent step."""
+
+    def __init__(self, loss: Loss, metrics: dict[str, Metric], device: torch.device) -> None:
+        self.means, self.device = Means(loss, metrics, device), device
+        self.recent: list[Tensor] = []  # loss values [batch] of each step since the latest line of the log
+
+    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
+        self.means.add(losses, outputs, targets)
+        self.recent.append(losses)
+
+    def check(self, progress: Progress) -> list[float]:
+        """The mean loss of each recent step; raises Diverged, naming the step, for the first that is not finite."""
+        losses = torch.stack([values.mean() for values in self.recent]).tolist() if self.recent else []
+        for step, loss in enumerate(losses, start=progress.step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} at {progress.place(step)}; {CALMER}")
+        return losses
+
+    def recent_loss(self, progress: Progress) -> float:
+        """The mean loss of the recent steps, which then are no longer recent."""
+        losses = self.check(progress)
+        self.recent = []
+        return sum(losses) / max(1, len(losses))
+
+    def result(self, progress: Progress) -> dict[str, float]:
+        """{"loss": ..., and each metric by name} over the whole epoch; the next one starts from nothing."""
+        self.recent_loss(progress)
+        result = self.means.result()
+        self.means.clear()
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": self.means.state_dict(), "recent": [values.cpu() for values in self.recent]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.means.load_state_dict(state["means"])
+        self.recent = [values.to(self.device) for values in state["recent"]]
+
+
 def train_epoch(
-    learner: Learner,
-    loader: Loader,
-    metrics: dict[str, Metric],
-    logger: RunLogger,
-    progress: Progress,
-    *,
-    log_every: int,
+    learner: Learner, loader: Loader, measured: Measured, progress: Progress, run: Run, *, log_every: int
 ) -> dict[str, float]:
-    """One pass over the training data; {"loss": ..., and each metric by name}, each from before its example's step."""
+    """One pass over the training data, or the rest of it: {"loss": ..., and each metric by name}.
+
+    Each value is from before its example's step.
+    """
     learner.model.train()
-    loader.set_epoch(progress.epoch + 1)
-    means = Means(learner.loss, metrics)
-    recent: list[Tensor] = []
-    with logger.bar(loader.num_examples, f"epoch {progress.epoch + 1}") as bar:
+    loader.set_epoch(progress.epoch + 1, start=progress.batch)
+    title = f"epoch {progress.epoch + 1}"
+    with run.logger.bar(loader.num_examples, title, initial=measured.means.num_added) as bar:
         for inputs, targets in loader:
             losses, outputs = learner.step(inputs, targets)
-            means.add(losses, outputs, targets)
-            recent.append(losses)
-            progress.step += 1
+            measured.add(losses, outputs, targets)
+            progress.step, progress.batch = progress.step + 1, progress.batch + 1
+            progress.learning_rate = learner.learning_rate
             bar.update(len(targets))
-            if progress.step % log_every == 0:  # the only place in an epoch where the host waits for the device
-                values = {"step/loss": mean_loss(recent, progress), "step/lr": learner.learning_rate}
-                logger.step(values, progress.step, bar)
-                recent = []
-    mean_loss(recent, progress)
-    return means.result()
-
-
-def mean_loss(recent: Sequence[Tensor], progress: Progress) -> float:
-    """The mean loss of the latest batches, given as values [batch] each; Diverged names the first that is not finite."""
-    losses = torch.stack([values.mean() for values in recent]).tolist() if recent else []
-    for step, loss in enumerate(losses, start=progress.step - len(losses) + 1):
-        if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss is {loss} at epoch {progress.epoch + 1}, step {step}; "
-                f"turn down optimizer.lr, or set trainer.max_grad_norm=1"
-            )
-    return sum(losses) / max(1, len(losses))
+            if (
+                progress.step % log_every == 0
+            ):  # the only place where the host waits for the device, but for checkpoints
+                values = {"step/loss": measured.recent_loss(progress), "step/lr": progress.learning_rate}
+                run.logger.step(values, progress.step, bar)
+            run.after_step()
+    return measured.result(progress)
 
 
 # ------------------------------------------------------------------------------------------------------------ one run
@@ -200,6 +228,11 @@ class Setup:
     monitor: str
     snapshots: pictures.Snapshots
     data_sha256: str
+
+    def close(self) -> None:
+        """Lets go of what loads the data."""
+        self.train_loader.close()
+        self.val_loader.close()
 
 
 def set_up(cfg: DictConfig) -> Setup:
@@ -286,31 +319,52 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     Raises UserError for what cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet
     where the training loss ends above `trainer.fail_above`.
     """
-    setup, progress = set_up(cfg), Progress()
-    learner, trainer = setup.learner, cfg.trainer
-    with open_run(directory, cfg, overrides, setup, progress, anew=anew) as (logger, save):
-        while not is_over(progress, epochs=trainer.epochs, patience=trainer.patience):
-            started = time.perf_counter()
-            trained = train_epoch(
-                learner, setup.train_loader, setup.metrics, logger, progress, log_every=trainer.log_every
-            )
-            seconds = time.perf_counter() - started
-            metrics = {f"train/{name}": value for name, value in trained.items()} | validate(setup)
-            learner.schedule.after_epoch(metrics[setup.monitor])
-            progress.end_epoch(metrics, setup.monitor)
-            timing = {
-                "seconds": round(time.perf_counter() - started, 4),
-                "examples_per_second": round(setup.train_loader.num_examples / seconds, 1),
-            }
-            position = {"epoch": progress.epoch, "step": progress.step}
-            logger.epoch(position | timing | {"lr": learner.learning_rate} | metrics, num_epochs=trainer.epochs)
-            save()
-        if progress.final["train/loss"] > trainer.fail_above:
-            raise Unmet(
-                f"the training loss ended at {progress.final['train/loss']:.4g}, above trainer.fail_above="
-                f"{trainer.fail_above:g}: the network cannot learn this; look for a mistake in it, or train for longer"
-            )
+    with memory_explained(cfg), contextlib.closing(set_up(cfg)) as setup:
+        progress, learner, trainer = Progress(), setup.learner, cfg.trainer
+        measured = Measured(learner.loss, setup.metrics, learner.device)
+        with open_run(directory, cfg, overrides, setup, progress, measured, anew=anew) as run:
+            while not is_over(progress, epochs=trainer.epochs, patience=trainer.patience):
+                started, num_before = time.perf_counter(), measured.means.num_added
+                trained = train_epoch(learner, setup.train_loader, measured, progress, run, log_every=trainer.log_every)
+                seconds = time.perf_counter() - started
+                metrics = {f"train/{name}": value for name, value in trained.items()} | validate(setup, progress)
+                learner.schedule.after_epoch(metrics[setup.monitor])
+                progress.end_epoch(metrics, setup.monitor)
+                timing = {
+                    "seconds": round(time.perf_counter() - started, 4),
+                    "examples_per_second": round((setup.train_loader.num_examples - num_before) / seconds, 1),
+                }
+                position = {"epoch": progress.epoch, "step": progress.step}
+                record = position | timing | {"lr": progress.learning_rate} | metrics
+                run.logger.epoch(record, num_epochs=trainer.epochs)
+                run.after_epoch()
+            check_outcome(progress, trainer.fail_above)
     return progress.best
+
+
+def check_outcome(progress: Progress, fail_above: float) -> None:
+    """Raises Unmet where the training loss ends above `fail_above`."""
+    loss = progress.final["train/loss"]
+    if loss > fail_above:
+        raise Unmet(
+            f"the training loss ended at {loss:.4g}, above trainer.fail_above={fail_above:g}: the network cannot learn "
+            f"this; look for a mistake in it, or train for longer"
+        )
+
+
+@contextlib.contextmanager
+def memory_explained(cfg: DictConfig) -> Iterator[None]:
+    """Says what to turn down where the memory of the device or the machine does not suffice."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in text:
+            raise
+        raise OutOfMemory(
+            f"out of memory ({text[:150]}); turn down data.batch_size (it is {cfg.data.batch_size}), "
+            f"data.eval_batch_size ({cfg.data.eval_batch_size}) or the size of the model, or set trainer.precision=bf16"
+        ) from error
 
 
 def is_over(progress: Progress, *, epochs: int, patience: int | None) -> bool:
@@ -318,286 +372,17 @@ def is_over(progress: Progress, *, epochs: int, patience: int | None) -> bool:
     return progress.epoch >= epochs or progress.epoch - progress.best_epoch >= (patience or math.inf)
 
 
-def validate(setup: Setup) -> dict[str, float]:
+def validate(setup: Setup, progress: Progress) -> dict[str, float]:
     """The validation metrics, by full name; Diverged where the loss is not finite."""
     learner = setup.learner
     predictions = predict(learner.model, setup.val_loader, learner.precision)
     values = measure(predictions, learner.loss, setup.metrics)
     if not math.isfinite(values["loss"]):
-        raise Diverged(
-            f"the validation loss is {values['loss']}; turn down optimizer.lr, or set trainer.max_grad_norm=1"
-        )
+        raise Diverged(f"the validation loss is {values['loss']} after {progress.place(progress.step)}; {CALMER}")
     return {f"val/{name}": value for name, value in values.items()}
 
 
-# --------------------------------------------------------------------------------------------------- the run directory
-
-
-@contextlib.contextmanager
-def open_run(
-    directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, progress: Progress, *, anew: bool
-) -> Iterator[tuple[RunLogger, Callable[[], None]]]:
-    """The run directory while a run writes it: (its logger, what to call after each epoch).
-
-    Restores what last.pt holds, if it is there; `anew` removes everything first. Keeps status.json true; says at the
-    start what the run is about, and at the end what came out.
-    """
-    learner = setup.learner
-    with locked(directory), contextlib.closing(RunLogger(directory)) as logger:
-        if anew:
-            clear(directory)
-        parts: dict[str, Stateful] = {"model": learner.model, "progress": progress}
-        rest: dict[str, Stateful] = {
-            "optimizer": learner.optimizer,
-            "schedule": learner.schedule,
-            "scaler": learner.scaler,
-        }
-        best = Checkpoint(parts, spec=asdict(setup.spec))
-        last = Checkpoint(
-            parts | rest | {"random": RandomState(), "snapshots": setup.snapshots, "log": logger},
-            spec=asdict(setup.spec),
-        )
-        is_new = not (directory / "last.pt").exists()
-        if not is_new:
-            check_continuation(directory, cfg, setup)
-        elif (directory / "metrics.json").exists() and read_json(directory / "metrics.json")["final"]["epoch"] > 1:
-            raise UserError(
-                f"{here(directory)} lacks last.pt, and cannot go on without it; start a new run, or rerun=true"
-            )
-        if is_new:
-            logger.load_state_dict({})  # removes what a run left here that ended before its first checkpoint
-        else:
-            last.restore(directory / "last.pt")  # on the CPU, where random states live; each part moves its own
-        write_record(directory, cfg, overrides, setup, is_new=is_new)
-        draw_samples: Callable[[int], None] = nothing
-        if cfg.trainer.images:
-            draw_samples = pictures.sample_pictures(
-                learner.model, setup.spec, setup.val_loader, logger, last_epoch=cfg.trainer.epochs
-            )
-        if is_new:
-            setup.snapshots.take(learner.model, epoch=0, step=0)
-
-        def end_epoch() -> None:
-            write_status(directory, "running", epoch=progress.epoch, step=progress.step)
-            draw_samples(progress.epoch)
-            setup.snapshots.take(learner.model, epoch=progress.epoch, step=progress.step)
-            write_json(directory / "metrics.json", summary(setup, progress))
-            if progress.best_epoch == progress.epoch:
-                best.save(directory / "best.pt")
-            last.save(directory / "last.pt")
-
-        try:
-            with recorded_status(directory, progress):
-                introduce(logger, cfg, directory, setup, progress)
-                with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
-                    yield logger, end_epoch
-                if cfg.trainer.images:
-                    pictures.draw_run(directory, learner.model, logger, best_epoch=progress.best_epoch)
-                    pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
-        except KeyboardInterrupt:
-            logger.say(
-                f"interrupted after epoch {progress.epoch}; go on with: {hint('train.py')} resume={here(directory)}"
-            )
-            raise
-        logger.end_session()
-        logger.say(farewell(cfg, directory, progress))
-
-
-def clear(directory: Path) -> None:
-    """Empties a run directory that this process holds."""
-    for name in (
-        "status.json",
-        "last.pt",
-    ):  # first, so that nothing half empty passes for a run should this be cut short
-        (directory / name).unlink(missing_ok=True)
-    for path in directory.iterdir():
-        if path.name == "train.log":
-            os.truncate(path, 0)  # whoever writes it goes on writing it
-        elif path.is_dir():
-            shutil.rmtree(path)
-        elif not path.name.startswith(".lock"):
-            path.unlink()
-
-
-def summary(setup: Setup, progress: Progress) -> dict[str, Any]:
-    """What metrics.json holds."""
-    return {
-        "monitor": setup.monitor,
-        "best": {"epoch": progress.best_epoch, **progress.best},
-        "final": {"epoch": progress.epoch, **progress.final},
-    }
-
-
-def write_record(directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, *, is_new: bool) -> None:
-    """config.yaml, overrides.yaml, provenance.json and the patch: of the start, with each resumption noted."""
-    write_file(directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
-    record, patch = provenance(setup.learner.device, setup.data_sha256)
-    if is_new:
-        write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
-        (directory / "uncommitted.patch").unlink(missing_ok=True)
-        if patch:
-            write_file(directory / "uncommitted.patch", patch.encode())
-    else:
-        first = read_json(directory / "provenance.json")
-        again = {key: record[key] for key in ("command", "started", "git_commit", "git_patch_sha256", "device")}
-        record = first | {"resumed": [*first.get("resumed", []), again | {"overrides": list(overrides)}]}
-    write_json(directory / "provenance.json", record)
-
-
-def check_continuation(directory: Path, cfg: DictConfig, setup: Setup) -> None:
-    """UserError where a run cannot go on as asked: with other training data, or with a schedule made for fewer epochs."""
-    epochs = load_config(directory).trainer.epochs
-    shares = [f"scheduler.{key}={value}" for key, value in cfg.scheduler.items() if is_share(value)]
-    if shares and cfg.trainer.epochs != epochs:
-        raise UserError(
-            f"{here(directory)} was started for {epochs} epochs, and its schedule is a share of them ({shares[0]}): "
-            f"{cfg.trainer.epochs} epochs would be another run; start a new one"
-        )
-    if read_json(directory / "provenance.json").get("data_sha256") != setup.data_sha256:
-        raise UserError(
-            f"the training data is not what {here(directory)} was started with (its fingerprint differs); "
-            f"bring that data back, or start a new run"
-        )
-
-
-def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup, progress: Progress) -> None:
-    """Says what the run is about, on the console and in TensorBoard."""
-    learner, spec = setup.learner, setup.spec
-    shape, kind = "x".join(map(str, spec.input_shape)), f"{spec.output_size} outputs"
-    if spec.task == "classification":
-        kind = f"{spec.output_size} classes"
-    num_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
-    sizes = f"{setup.train_loader.num_examples:,} training and {setup.val_loader.num_examples:,} validation examples"
-    logger.say(f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}")
-    logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
-    logger.say(f"device  {learner.device}, {torch.get_num_threads()} threads, {learner.precision}, seed {cfg.seed}")
-    logger.say(f"run     {here(directory)}" + f", going on after epoch {progress.epoch}" * (progress.epoch > 0))
-    logger.start_session(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
-    if progress.epoch == 0:
-        logger.writer.add_text("config", "```yaml\n" + OmegaConf.to_yaml(cfg) + "```")
-        inputs = next(iter(setup.val_loader))[0][:1]
-        logger.graph(learner.model, inputs)
-
-
-def farewell(cfg: DictConfig, directory: Path, progress: Progress) -> str:
-    """The result, the directory, and the commands to go on with."""
-    experiment = Path(cfg.experiments_dir, cfg.name)
-    folder = experiment if directory.absolute().is_relative_to(experiment.absolute()) else directory.parent
-    values = "  ".join(f"{name} {value:.4f}" for name, value in progress.best.items() if name.startswith("val/"))
-    return (
-        f"best    epoch {progress.best_epoch}: {values}\n"
-        f"run     {here(directory)}\n"
-        f"next    {hint('evaluate.py')} run={here(directory)}\n"
-        f"        tensorboard --logdir {here(folder)}"
-    )
-
-
-def here(path: Path) -> str:
-    """A path as one types it from the current directory."""
-    relative = os.path.relpath(path)
-    return shlex.quote(str(path) if relative.startswith("..") else relative)
-
-
-def hint(script: str) -> str:
-    """The start of a command that runs one of the project's scripts from the current directory."""
-    return f"python {here(PROJECT / script)}"
-
-
-@contextlib.contextmanager
-def profiled(directory: Path, logger: RunLogger) -> Iterator[None]:
-    """Profiles what runs inside: trace.json (for chrome://tracing or ui.perfetto.dev) and a table, profile.txt."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        yield
-    profiler.export_chrome_trace(str(directory / "trace.json"))
-    table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20)
-    write_file(directory / "profile.txt", table.encode())
-    logger.say(f"{table}\nwritten: {here(directory / 'trace.json')} and profile.txt")
-
-
 # -------------------------------------------------------------------------------------------------------- the command
-
-
-def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-    """(the configuration, the directory) of the run that a checked request is for."""
-    if ask.resume is not None:
-        return resumed(ask.resume, overrides)
-    cfg = recorded_part(ask)
-    return cfg, run_directory(cfg, overrides)
-
-
-def recorded_part(ask: DictConfig) -> DictConfig:
-    """The configuration of a run, without what a request says about how to go about it."""
-    return OmegaConf.masked_copy(ask, [key for key in ask if key in get_type_hints(TrainConfig)])
-
-
-def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-    """(the recorded configuration, the directory) of a run to go on with.
-
-    Of the keys typed beside `resume`, only the number of epochs, the place of the data (which must be the same data) and
-    the device may differ from the record: UserError for any other.
-    """
-    directory = find_run(resume)
-    cfg = load_config(directory)
-    for override in overrides:
-        key, _, text = override.lstrip("+").partition("=")
-        value = OmegaConf.from_dotlist([f"value={text}"]).value
-        if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
-            continue
-        if key not in ("trainer.epochs", "data.root", "trainer.device"):
-            recorded = OmegaConf.select(cfg, key)
-            shown = recorded._target_ if OmegaConf.is_dict(recorded) else recorded
-            raise UserError(
-                f"{key} is {shown} in {resume}, but {text} was given; a run goes on with its own "
-                f"configuration: leave {key} out, or start a new run"
-            )
-        OmegaConf.update(cfg, key, value)
-    return checked(cfg, TrainConfig), directory
-
-
-def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None:
-    """The best metrics of a run that has finished as configured, or None where there is work left.
-
-    UserError where the directory holds a run of another configuration.
-    """
-    if not (directory / "config.yaml").exists():
-        return None
-    recorded = load_config(directory)
-    asked, there = flatten(OmegaConf.to_container(cfg)), flatten(OmegaConf.to_container(recorded))  # type: ignore[arg-type]
-    free = ("trainer.epochs", "resume", "experiments_dir", "data.root")  # more epochs are more work; places may change
-    if different := [key for key in asked | there if key not in free and asked.get(key) != there.get(key)]:
-        raise UserError(
-            f"{here(directory)} holds a run of another configuration ({', '.join(different)} differ); "
-            f"choose another name, or remove it"
-        )
-    record = directory / "provenance.json"
-    has_moved = asked["data.root"] != there["data.root"] and record.exists()
-    if has_moved and load_examples(cfg, "train").fingerprint() != read_json(record).get("data_sha256"):
-        raise UserError(
-            f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
-            f"choose another name"
-        )
-    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
-    if status.get("state") != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
-        return None
-    return read_json(directory / "metrics.json")["best"]
-
-
-def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
-    """Whether a run was started with other code than that, which `code_state` describes."""
-    recorded = read_json(directory / "provenance.json")
-    return any(recorded.get(key) != value for key, value in code.items())
-
-
-def what_is_left(directory: Path) -> str:
-    """What is to be done with a run that has not finished, in words."""
-    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
-    state = status.get("state", "").replace("running", "interrupted")  # its process was killed, or else holds the lock
-    if (directory / "last.pt").exists():
-        return f"goes on ({state} after epoch {last_record(directory).get('epoch', 0)})"
-    return f"starts again ({state} in its first epoch)" if state else "starts"
 
 
 @command("train", TrainRequest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import io
 import json
 import logging
@@ -14,9 +13,7 @@ import os
 import platform
 import random
 import shutil
-import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -40,6 +37,12 @@ class UserError(Exception):
 
 class Diverged(UserError):
     """A loss that is not finite: the run cannot go on."""
+
+    exit_code = 1
+
+
+class OutOfMemory(UserError):
+    """More memory was asked for than there is."""
 
     exit_code = 1
 
@@ -110,25 +113,66 @@ class RandomState:
 # -------------------------------------------------------------------------------------------------------------- files
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replaces a file whole or not at all: written beside it, synced, renamed, the folder synced."""
+class Unwritable(UserError):
+    """A file that cannot be written: what was written before it stands."""
+
+    exit_code = 1
+
+
+def unwritable(path: Path, error: OSError) -> Unwritable:
+    """The error for the user: the cause, and the space that is left where the file should go."""
+    reason = error.strerror or str(error)
+    if not path.parent.is_dir():
+        return Unwritable(f"{path} cannot be written: the folder {path.parent} is gone ({reason})")
+    free = shutil.disk_usage(path.parent).free
+    return Unwritable(
+        f"{path} cannot be written ({reason}; {free / 2**20:,.0f} MiB are free there); "
+        f"what was written before it stands, and the run can go on from there"
+    )
+
+
+def write_file(path: Path, content: bytes, *, keep: Path | None = None) -> None:
+    """Replaces a file whole or not at all: written beside it, synced, renamed, the folder synced.
+
+    keep: where the file's content from before stays. Raises Unwritable.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            _link(path, keep)
         temporary.replace(path)
-    except BaseException:
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise
     with contextlib.suppress(OSError):  # not every file system syncs folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _link(path: Path, other: Path) -> None:
+    """Makes `other` a second name of a file (a copy where links cannot be made), replacing it whole or not at all."""
+    temporary = other.with_name(f".{other.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(other)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes what a process that was killed while it wrote a file has left."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -164,31 +208,54 @@ class Stateful(Protocol):
 
 
 MARK = b"sha256:"
+FORMAT = 1  # of checkpoints; one more when an older version of the project could not go on from a newer one's
 
 
-def save_tensors(path: Path, state: dict[str, Any]) -> None:
+class Damaged(UserError):
+    """A file that is not what was written."""
+
+
+def save_tensors(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
     """Writes tensors and plain types as torch.save does, with the file's SHA-256 as the comment of the zip archive.
 
-    Any reader of PyTorch files reads it; `load_tensors` also sees a changed bit, which torch.load does not.
+    Any reader of PyTorch files reads it; `load_tensors` also sees a changed bit, which torch.load does not. keep: where
+    the file from before stays. Raises Unwritable.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
     assert content.endswith(b"\0\0"), "a zip archive without a comment ends with the comment's length, 0"
     content = content[:-2] + (len(MARK) + 64).to_bytes(2, "little")
-    write_file(path, content + MARK + hashlib.sha256(content).hexdigest().encode())
+    write_file(path, content + MARK + hashlib.sha256(content).hexdigest().encode(), keep=keep)
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save_tensors` wrote; UserError where the file is missing or one bit of it has changed."""
+    """What `save_tensors` wrote; Damaged where one bit has changed, UserError where the file is missing or holds else."""
+    content = read_whole(path)
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # a whole file, but not one that `save_tensors` wrote
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} holds more than tensors and plain types, and is not read: {reason}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds a {type(state).__name__}, and no checkpoint of this project")
+    if state.get("format", FORMAT) > FORMAT:
+        raise UserError(
+            f"{path} has the format {state['format']}, of a newer version of this project; this one reads up to {FORMAT}"
+        )
+    return state
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes that `save_tensors` wrote; Damaged where one bit of them has changed, UserError where there are none."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
     body, mark, digest = content[: -64 - len(MARK)], content[-64 - len(MARK) : -64], content[-64:]
     if mark != MARK or hashlib.sha256(body).hexdigest().encode() != digest:
-        raise UserError(f"{path} is damaged or no checkpoint of this project: its SHA-256 does not match its content")
-    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        raise Damaged(f"{path} is damaged or no checkpoint of this project: its SHA-256 does not match its content")
+    return content
 
 
 class Checkpoint:
@@ -200,11 +267,13 @@ class Checkpoint:
     def __init__(self, parts: Mapping[str, Stateful], **notes: Any) -> None:
         self.parts, self.notes = parts, notes
 
-    def save(self, path: Path) -> None:
-        save_tensors(path, self.notes | {name: part.state_dict() for name, part in self.parts.items()})
+    def save(self, path: Path, *, keep: Path | None = None) -> None:
+        """Writes the parts as they are; keep: where the checkpoint from before stays."""
+        state = {"format": FORMAT} | self.notes | {name: part.state_dict() for name, part in self.parts.items()}
+        save_tensors(path, state, keep=keep)
 
     def restore(self, path: Path, device: torch.device | str = "cpu") -> None:
-        """Loads every part; UserError where the file is damaged or made from other parts."""
+        """Loads every part; Damaged where a bit has changed, UserError where the file is made from other parts."""
         state = load_tensors(path, device)
         for name, part in self.parts.items():
             if name not in state:
@@ -220,66 +289,6 @@ def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> N
         raise UserError(
             f"{path} does not fit this configuration: {name}: {' '.join(str(error).split())[:300]}"
         ) from error
-
-
-# --------------------------------------------------------------------------------------------------------- provenance
-
-
-def provenance(device: torch.device, fingerprint: str) -> tuple[dict[str, Any], str]:
-    """(what provenance.json holds, the uncommitted changes as a patch): where the numbers of a run come from."""
-    code, patch = code_state()
-    packages = ("torch", "torchvision", "numpy", "hydra-core", "scikit-learn", "tensorboard")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "command": [sys.executable, *sys.argv],
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        **code,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {package: importlib.metadata.version(package) for package in packages},
-        "device": f"{device} ({name})",
-        "cpu_threads": torch.get_num_threads(),
-        "data_sha256": fingerprint,
-    }, patch
-
-
-def code_state() -> tuple[dict[str, str | None], str]:
-    """(the commit and a hash of what differs from it, as in provenance.json; the difference as a patch)."""
-    patch = _uncommitted_patch()
-    return {
-        "git_commit": _git("rev-parse", "HEAD").strip() or None,
-        "git_patch_sha256": hashlib.sha256(patch.encode()).hexdigest() if patch else None,
-    }, patch
-
-
-def _git(*arguments: str, **environment: str) -> str:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            ["git", "-C", str(PROJECT), *arguments],
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            timeout=20,
-            env=os.environ | environment,
-        ).stdout
-    return ""
-
-
-def _uncommitted_patch() -> str:
-    """All that differs from the last commit, new files below 1 MB too, without touching the repository's own index."""
-    index = _git("rev-parse", "--git-path", "index").strip()
-    if not index or not (PROJECT / index).exists():
-        return ""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "index"
-        shutil.copy(PROJECT / index, copy)
-        untracked = _git("ls-files", "--others", "--exclude-standard", "-z").split("\0")
-        small = [
-            name for name in untracked if name and (PROJECT / name).is_file() and (PROJECT / name).stat().st_size < 1e6
-        ]
-        _git("add", "--intent-to-add", "--", *small[:1000], GIT_INDEX_FILE=str(copy))
-        return _git("diff", "HEAD", "--no-ext-diff", "--no-color", GIT_INDEX_FILE=str(copy))
 
 
 # --------------------------------------------------------------------------------------------------------- run records
@@ -320,13 +329,13 @@ def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
     """
 
     def write(state: str, error: str | None = None) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(Unwritable):  # what it would say of is on its way to the user
             write_status(directory, state, epoch=progress.epoch, step=progress.step, error=error)
 
-    write("running")
+    write_status(directory, "running", epoch=progress.epoch, step=progress.step)
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         write("interrupted")
         raise
     except Diverged as error:
@@ -391,8 +400,11 @@ class RunLogger:
 
     def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None:
         """The line of one epoch: metrics.jsonl, TensorBoard and the console."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+        try:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps(_finite(record)) + "\n")
+        except OSError as error:
+            raise unwritable(self.metrics_file, error) from error
         metrics = {name: value for name, value in record.items() if "/" in name}
         rates = {name: record[name] for name in ("lr", "examples_per_second")}
         self.scalars(metrics | rates, int(record["step"]))
@@ -407,9 +419,10 @@ class RunLogger:
         bar.set_postfix(shown | self.validated)
         self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
 
-    def bar(self, total: int, title: str) -> tqdm[Any]:
+    def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
         """A progress bar over `total` examples, with the latest validation metrics; on a terminal only."""
-        bar = tqdm(total=total, desc=title, unit="ex", unit_scale=True, leave=False, disable=not sys.stderr.isatty())
+        hidden = not sys.stderr.isatty()
+        bar = tqdm(total=total, initial=initial, desc=title, unit="ex", unit_scale=True, leave=False, disable=hidden)
         bar.set_postfix(self.validated)
         return bar
 
@@ -444,8 +457,11 @@ class RunLogger:
             self.log.removeHandler(handler)
 
     def state_dict(self) -> dict[str, int]:
-        """The size of each file of this run's record."""
+        """The size of each file of this run's record, which is on the disk before it is counted on."""
         self.writer.flush()
+        for file in self._files():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
         return {file.name: file.stat().st_size for file in self._files()}
 
     def load_state_dict(self, sizes: Mapping[str, int]) -> None:

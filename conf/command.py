@@ -66,8 +66,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             try:
                 with _without_hydras_own_report():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-            except KeyboardInterrupt:
-                _stop("interrupted", code=130)
+            except KeyboardInterrupt as error:
+                _stop("interrupted", code=getattr(error, "exit_code", 130))
             except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
                 _stop(_explain(error, config_name) + _job_of(error), code=2)
             except UnknownKey as error:

@@ -111,6 +111,7 @@ class TrainerOptions:
     patience: Count | None
     max_grad_norm: Annotated[float, Range(0, open_low=True, infinite=True)]
     log_every: Count
+    checkpoint_every: Count | None
     images: bool
     animate: bool
     profile: bool

@@ -101,8 +101,8 @@ class PoolLauncher(Launcher):
         """The job of a configuration that was checked; an error about it says which job it is in."""
         from conf.command import checked, typed_overrides
         from conf.schema import TrainRequest
+        from run_directory import finished_result, plan
         from sweep import Job
-        from train import finished_result, plan
 
         before = HydraConfig.instance().cfg
         HydraConfig.instance().set_config(config)

@@ -9,6 +9,7 @@ themselves are in `model/datasets.py`.
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,13 +25,18 @@ FOLDER_STATISTICS_SIZE = 2000  # images of a folder from which its mean and std 
 
 
 class Loader(Protocol):
-    """Batches (inputs [batch, *input_shape] float, targets [batch, ...]) on the device of the run."""
+    """Batches (inputs [batch, *input_shape] float, targets [batch, ...]) on the device of the run.
+
+    `set_epoch` says which epoch the next iteration gives, and with which of its batches that starts; `close` lets go of
+    processes and files.
+    """
 
     num_examples: int  # in an epoch
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None: ...
+    def close(self) -> None: ...
 
 
 # ------------------------------------------------------------------------------------- from stored to network inputs
@@ -150,19 +156,22 @@ class TensorLoader:
     def __init__(self, examples: Examples, batching: Batching) -> None:
         self.inputs = examples.inputs.to(batching.device)
         self.targets = examples.targets.to(batching.device)
-        self.batching, self.epoch = batching, 0
+        self.batching, self.epoch, self.start = batching, 0, 0
         self.num_examples = batching.examples_per_epoch(len(examples))
 
     def __len__(self) -> int:
         return math.ceil(self.num_examples / self.batching.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        self.epoch, self.start = epoch, start
         self.batching.set_epoch(epoch)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.batching.order(len(self.targets), self.epoch).to(self.inputs.device)
-        for indices in order.split(self.batching.batch_size):
+        for indices in order.split(self.batching.batch_size)[self.start :]:
             inputs = self.batching.augment(self.inputs.index_select(0, indices), indices)
             yield self.batching.normalize(inputs), self.targets.index_select(0, indices)
 
@@ -171,7 +180,7 @@ class FolderLoader:
     """Batches of a folder of images, decoded by `num_workers` processes (0: this one); the rest happens on the device."""
 
     def __init__(self, examples: Folder, batching: Batching, *, num_workers: int) -> None:
-        self.examples, self.batching, self.epoch = examples, batching, 0
+        self.examples, self.batching, self.epoch, self.start = examples, batching, 0, 0
         self.num_examples = batching.examples_per_epoch(len(examples))
         self.dataloader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             examples,  # type: ignore[arg-type]
@@ -180,14 +189,21 @@ class FolderLoader:
             persistent_workers=num_workers > 0,
             pin_memory=batching.device.type == "cuda",
             generator=torch.Generator(),  # its own: iterating must not draw from the global one
+            worker_init_fn=_leave_stopping_to_the_parent if num_workers else None,
         )
 
     def __len__(self) -> int:
         return math.ceil(self.num_examples / self.batching.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, start: int = 0) -> None:
+        self.epoch, self.start = epoch, start
         self.batching.set_epoch(epoch)
+
+    def close(self) -> None:
+        """Ends the worker processes. Left to the garbage collector, each would be waited for, in vain, for seconds."""
+        if (iterator := self.dataloader._iterator) is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self.dataloader._iterator = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self._decoded():
@@ -201,6 +217,17 @@ class FolderLoader:
             raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from None
 
 
+def _leave_stopping_to_the_parent(_: int) -> None:
+    """In a worker: ignores the signals that ask a run to stop, for the step that is still to finish needs the worker.
+
+    SIGTERM ends it, whatever handler was inherited: that is how `DataLoader` gets rid of a worker.
+    """
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class _Upcoming:
     """The batches of the loader's current epoch, as lists of indices: what `DataLoader` calls a batch sampler."""
 
@@ -212,7 +239,8 @@ class _Upcoming:
 
     def __iter__(self) -> Iterator[list[int]]:
         batching = self.loader.batching
-        for indices in batching.order(len(self.loader.examples), self.loader.epoch).split(batching.batch_size):
+        order = batching.order(len(self.loader.examples), self.loader.epoch)
+        for indices in order.split(batching.batch_size)[self.loader.start :]:
             yield indices.tolist()
 
 

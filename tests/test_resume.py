@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from conftest import Outcome, read_lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train
 from evaluate import load_config
-from train import finished_result
-from utils import RunLogger, UserError, load_tensors
+from run_directory import finished_result
+from utils import UserError, load_tensors
 
 VARIANTS = {
     "mlp with dropout": ["model.dropout=0.3", "scheduler=cosine"],
@@ -22,8 +26,11 @@ VARIANTS = {
     "lstm, rmsprop, clipping": ["model=lstm", "optimizer=rmsprop", "trainer.max_grad_norm=0.5", "scheduler=step"],
     "resnet, adamw, bf16": ["model=resnet", "model.num_blocks=1", "optimizer=adamw", "trainer.precision=bf16"],
     "adagrad, plateau, patience": ["optimizer=adagrad", "scheduler=plateau", "trainer.patience=3"],
+    "regression, sgd, passes": ["data=quadratic", "optimizer=sgd", "data.passes=3", "trainer.animate=true"],
+    "image folder": ["data=image_folder", "data.num_workers=0", "data.flip=true", "model=cnn"],
+    "image folder, 2 workers": ["data=image_folder", "data.num_workers=2", "data.crop_padding=2", "model=cnn"],
 }
-SHORT = ["data.limit=300", "trainer.log_every=2", "trainer.epochs=4"]
+SHORT = ["data.limit=300", "data.batch_size=64", "trainer.log_every=2", "trainer.epochs=4"]
 
 
 class Killed(Exception):
@@ -48,41 +55,106 @@ def same(left: Any, right: Any) -> bool:
     return left == right or (left != left and right != right)
 
 
+@pytest.fixture(scope="module")
+def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 320 small images in two classes."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(320):
+        folder = root / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (8, 8, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        PIL.Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def wholes() -> dict[str, dict[str, Any]]:
+    """What uninterrupted runs came to, by variant: each is needed several times."""
+    return {}
+
+
+def outcome_of(directory: Path) -> dict[str, Any]:
+    """All that must be the same, whatever happened on the way."""
+    return {
+        "lines": read_lines(directory / "metrics.jsonl"),
+        "last": load_tensors(directory / "last.pt"),
+        "best": load_tensors(directory / "best.pt"),
+        "metrics": json.loads((directory / "metrics.json").read_text()),
+        "scalars": scalars(directory),
+        "state": json.loads((directory / "status.json").read_text())["state"],
+    }
+
+
+def kill_after(step_to_die: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in the middle of an epoch, after it has logged: nothing of the run gets to tidy up."""
+    step = train.Learner.step
+    num_steps = 0
+
+    def dying_step(self: train.Learner, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        nonlocal num_steps
+        if num_steps == step_to_die:
+            raise Killed
+        num_steps += 1
+        return step(self, inputs, targets)
+
+    monkeypatch.setattr(train.Learner, "step", dying_step)
+
+
+def signal_after(step_to_stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a cluster does to a job whose time is up, in the middle of an epoch."""
+    step = train.Learner.step
+    num_steps = 0
+
+    def signalled_step(self: train.Learner, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == step_to_stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, inputs, targets)
+
+    monkeypatch.setattr(train.Learner, "step", signalled_step)
+
+
+# How a run of 5 steps an epoch ends, what it is told about checkpoints, and the step that it goes on from.
+ENDS: dict[str, tuple[Callable[..., None], int, list[str], int]] = {
+    "killed in epoch 1": (kill_after, 3, [], 0),
+    "killed in epoch 3": (kill_after, 14, [], 10),
+    "killed in epoch 3, checkpoints within": (kill_after, 13, ["trainer.checkpoint_every=3"], 12),
+    "signalled in epoch 2": (signal_after, 8, [], 8),
+    "signalled at the end of epoch 2": (signal_after, 10, [], 10),
+}
+
+
+@pytest.mark.parametrize("end", ENDS, ids=str)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize("killed_in_epoch", [1, 3])
 def test_resumed_equals_uninterrupted(
     variant: str,
-    killed_in_epoch: int,
+    end: str,
+    wholes: dict[str, dict[str, Any]],
+    image_root: Path,
     run_train: Callable[..., Path],
     run_command: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    whole = run_train(*SHORT, *VARIANTS[variant], name="whole")
+    arguments = [*SHORT, *VARIANTS[variant], f"data.root={image_root}"]
+    if variant not in wholes:
+        wholes[variant] = outcome_of(run_train(*arguments, name="whole"))
 
-    # Killed in the middle of an epoch, after it has logged: nothing of the run gets to tidy up.
-    log_step = RunLogger.step
-
-    def kill(self: RunLogger, values: Any, step: int, bar: Any) -> None:
-        log_step(self, values, step, bar)
-        self.writer.flush()
-        if step > (killed_in_epoch - 1) * 5 + 2:
-            raise Killed
-
-    monkeypatch.setattr(RunLogger, "step", kill)
-    with pytest.raises(Killed):
-        run_train(*SHORT, *VARIANTS[variant], name="killed")
+    stop, step, options, step_of_checkpoint = ENDS[end]
+    stop(step, monkeypatch)
+    with pytest.raises((Killed, AssertionError)):
+        run_train(*arguments, *options, name="stopped")
     monkeypatch.undo()
-    (killed,) = (tmp_path / "experiments" / "killed").iterdir()
+    (stopped,) = (tmp_path / "experiments" / "stopped").iterdir()
     torch.manual_seed(12345)  # what another process would have
 
-    assert run_command("train", f"resume={killed}").code == 0
-    assert read_lines(killed / "metrics.jsonl") == read_lines(whole / "metrics.jsonl")
-    assert same(load_tensors(killed / "last.pt"), load_tensors(whole / "last.pt"))
-    assert same(load_tensors(killed / "best.pt"), load_tensors(whole / "best.pt"))
-    assert json.loads((killed / "metrics.json").read_text()) == json.loads((whole / "metrics.json").read_text())
-    assert scalars(killed) == scalars(whole)
-    assert json.loads((killed / "status.json").read_text())["state"] == "finished"
+    again = run_command("train", f"resume={stopped}")
+    assert again.code == 0, again.err
+    assert (f", step {step_of_checkpoint}\n" in again.out) == (step_of_checkpoint > 0)
+    outcome = outcome_of(stopped)
+    for what, expected in wholes[variant].items():
+        assert same(outcome[what], expected), what
 
 
 def test_a_run_does_not_go_on_with_other_data(
@@ -117,6 +189,7 @@ def test_a_run_that_lost_its_last_checkpoint_is_not_started_over(
     directory = run_train("trainer.epochs=2", "data.limit=200")
     lines = (directory / "metrics.jsonl").read_text()
     (directory / "last.pt").unlink()
+    (directory / "before.pt").unlink()
     outcome = run_command("train", f"resume={directory}", "trainer.epochs=3")
     assert outcome.code == 2 and "lacks last.pt" in outcome.err
     assert (directory / "metrics.jsonl").read_text() == lines

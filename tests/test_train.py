@@ -318,7 +318,7 @@ def test_the_run_directory_holds_what_happened(run_train: Callable[..., Path], t
         "uncommitted.patch"
     } == {
         *("config.yaml", "overrides.yaml", "provenance.json", "status.json", "metrics.jsonl", "metrics.json"),
-        *("best.pt", "last.pt", "train.log"),
+        *("best.pt", "last.pt", "before.pt", "train.log"),
     }
     assert all(path.is_file() for path in run.iterdir())
 

@@ -17,6 +17,7 @@ import torch
 from utils import (
     Checkpoint,
     RandomState,
+    Unwritable,
     UserError,
     choose_device,
     flatten,
@@ -158,7 +159,9 @@ def test_write_file_that_fails_leaves_the_old_content_alone(
         monkeypatch.setattr(os, "fsync", fail)
     else:
         monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        Unwritable, match=r"record.json cannot be written \(No space left on device; [\d,]+ MiB are free"
+    ):
         write_file(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
@@ -345,9 +348,9 @@ def test_devices_that_are_there() -> None:
     torch.zeros(1, device=choose_device("auto"))
 
 
-def test_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.save to a full disk raises RuntimeError; save_tensors raises what commands report in one line."""
     open_path: Callable[..., Any] = Path.open
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: open_path(Path("/dev/full"), *a, **k))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Unwritable, match="No space left"):
         save_tensors(tmp_path / "x.pt", STATE)

@@ -1,0 +1,406 @@
+"""The run directory: opened and kept while a run writes it, and what can be asked of one.
+
+Whoever makes a run (one command, a sweep, a search) writes it through `open_run`, so nobody can tell who did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import pictures
+from conf.command import checked, run_directory
+from conf.schema import TrainConfig, is_share
+from evaluate import find_run, load_config, load_examples
+from provenance import provenance
+from stopping import StopSignals
+from utils import (
+    PROJECT,
+    Checkpoint,
+    Damaged,
+    RandomState,
+    RunLogger,
+    Stateful,
+    UserError,
+    flatten,
+    last_record,
+    locked,
+    read_json,
+    read_whole,
+    recorded_status,
+    remove_leftovers,
+    write_file,
+    write_json,
+    write_status,
+)
+
+if TYPE_CHECKING:
+    from train import Measured, Progress, Setup
+
+# ------------------------------------------------------------------------------------------------- while a run writes it
+
+
+class Run:
+    """A run directory while its run writes it: what is to be done after each step, and after each epoch."""
+
+    def __init__(
+        self,
+        directory: Path,
+        cfg: DictConfig,
+        setup: Setup,
+        progress: Progress,
+        measured: Measured,
+        *,
+        logger: RunLogger,
+        stops: StopSignals,
+    ) -> None:
+        self.directory, self.setup, self.progress, self.measured = directory, setup, progress, measured
+        self.logger, self.stops = logger, stops
+        self.checkpoint_every = cfg.trainer.checkpoint_every or math.inf
+        learner = setup.learner
+        parts: dict[str, Stateful] = {"model": learner.model, "progress": progress}
+        rest: dict[str, Stateful] = {
+            "optimizer": learner.optimizer,
+            "schedule": learner.schedule,
+            "scaler": learner.scaler,
+            "measured": measured,
+            "random": RandomState(),
+            "snapshots": setup.snapshots,
+            "log": logger,
+        }
+        self.best = Checkpoint(parts, spec=asdict(setup.spec))
+        self.last = Checkpoint(parts | rest, spec=asdict(setup.spec))
+        self.draw_samples: Callable[[int], None] = lambda epoch: None
+
+    def restore(self) -> None:
+        """Goes back to the latest whole checkpoint; where the directory holds none, removes what was logged without one."""
+        last, before = self.directory / "last.pt", self.directory / "before.pt"
+        if not last.exists() and not before.exists():
+            self.logger.load_state_dict({})
+            return
+        try:
+            self.last.restore(last)  # on the CPU, where random states live; each part moves its own
+        except Damaged as error:
+            if not before.exists():
+                raise
+            self.last.restore(before)
+            self.warn(f"{error}; going back to the checkpoint before it, {here(before)}: step {self.progress.step}")
+        self.check_best()
+
+    def check_best(self) -> None:
+        """Warns where the best weights were damaged since they were written; nothing can bring them back."""
+        try:
+            if self.progress.best_epoch:
+                read_whole(self.directory / "best.pt")
+        except UserError as error:
+            self.warn(f"{error}; it is written anew only when an epoch is better than epoch {self.progress.best_epoch}")
+
+    def warn(self, message: str) -> None:
+        self.logger.say(f"WARNING {message}")
+        print(f"WARNING {message}", file=sys.stderr)
+
+    def after_step(self) -> None:
+        """Writes a checkpoint where one is due, or where this process was asked to stop: then it also stops."""
+        if self.progress.step % self.checkpoint_every == 0 or self.stops.noted is not None:
+            self.save()
+
+    def stop_if_asked(self) -> None:
+        """Writes a checkpoint and stops, if this process was asked to."""
+        if self.stops.noted is not None:
+            self.save()
+
+    def after_epoch(self) -> None:
+        """Records the epoch that has ended: pictures, metrics.json, the checkpoints."""
+        progress, setup = self.progress, self.setup
+        self.draw_samples(progress.epoch)
+        setup.snapshots.take(setup.learner.model, epoch=progress.epoch, step=progress.step)
+        setup.learner.check_weights(progress)
+        write_json(self.directory / "metrics.json", summary(setup, progress))
+        if progress.best_epoch == progress.epoch:
+            self.best.save(self.directory / "best.pt")
+        self.save()
+
+    def save(self) -> None:
+        """Writes last.pt, unless it would hold a number that is not finite; then stops if this process was asked to."""
+        self.measured.check(self.progress)
+        self.setup.learner.check_weights(self.progress)
+        self.last.save(self.directory / "last.pt", keep=self.directory / "before.pt")
+        state = "running" if self.stops.noted is None else "interrupted"
+        write_status(self.directory, state, epoch=self.progress.epoch, step=self.progress.step)
+        self.stops.check()
+
+    def say_how_to_go_on(self) -> None:
+        place = f"epoch {self.progress.epoch}" + f", step {self.progress.step}" * (self.progress.batch > 0)
+        self.logger.say(f"interrupted after {place}; go on with: {hint('train.py')} resume={here(self.directory)}")
+
+
+@contextlib.contextmanager
+def open_run(
+    directory: Path,
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    setup: Setup,
+    progress: Progress,
+    measured: Measured,
+    *,
+    anew: bool,
+) -> Iterator[Run]:
+    """The run directory while a run writes it.
+
+    Restores what its checkpoint holds, if there is one; `anew` removes everything first. Keeps status.json true; says at
+    the start what the run is about, and at the end what came out.
+    """
+    with locked(directory), StopSignals() as stops, contextlib.closing(RunLogger(directory)) as logger:
+        if anew:
+            clear(directory)
+        remove_leftovers(directory)
+        is_new = not has_checkpoint(directory)
+        check_continuation(directory, cfg, setup, is_new=is_new)
+        run = Run(directory, cfg, setup, progress, measured, logger=logger, stops=stops)
+        run.restore()
+        write_record(directory, cfg, overrides, setup, is_new=is_new)
+        if cfg.trainer.images:
+            run.draw_samples = pictures.sample_pictures(
+                setup.learner.model, setup.spec, setup.val_loader, logger, last_epoch=cfg.trainer.epochs
+            )
+        if is_new:
+            setup.snapshots.take(setup.learner.model, epoch=0, step=0)
+        try:
+            with recorded_status(directory, progress):
+                introduce(logger, cfg, directory, setup, progress)
+                with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
+                    try:
+                        yield run
+                    except RuntimeError:  # such as: the signal has also reached the processes that load the data
+                        run.stop_if_asked()
+                        raise
+                if cfg.trainer.images:
+                    pictures.draw_run(directory, setup.learner.model, logger, best_epoch=progress.best_epoch)
+                    pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
+        except (KeyboardInterrupt, SystemExit):
+            run.say_how_to_go_on()
+            raise
+        logger.end_session()
+        logger.say(farewell(cfg, directory, progress))
+
+
+def has_checkpoint(directory: Path) -> bool:
+    """Whether a run that stopped can go on from where it was."""
+    return (directory / "last.pt").exists() or (directory / "before.pt").exists()
+
+
+def clear(directory: Path) -> None:
+    """Empties a run directory that this process holds."""
+    for name in ("status.json", "last.pt", "before.pt"):  # first: nothing half empty may pass for a run
+        (directory / name).unlink(missing_ok=True)
+    for path in directory.iterdir():
+        if path.name == "train.log":
+            os.truncate(path, 0)  # whoever writes it goes on writing it
+        elif path.is_dir():
+            shutil.rmtree(path)
+        elif not path.name.startswith(".lock"):
+            path.unlink()
+
+
+def summary(setup: Setup, progress: Progress) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return {
+        "monitor": setup.monitor,
+        "best": {"epoch": progress.best_epoch, **progress.best},
+        "final": {"epoch": progress.epoch, **progress.final},
+    }
+
+
+def write_record(directory: Path, cfg: DictConfig, overrides: Sequence[str], setup: Setup, *, is_new: bool) -> None:
+    """config.yaml, overrides.yaml, provenance.json and the patch: of the start, with each resumption noted."""
+    write_file(directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+    record, patch = provenance(setup.learner.device, setup.data_sha256)
+    if is_new:
+        write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))).encode())
+        (directory / "uncommitted.patch").unlink(missing_ok=True)
+        if patch:
+            write_file(directory / "uncommitted.patch", patch.encode())
+    else:
+        first = read_json(directory / "provenance.json")
+        again = {key: record[key] for key in ("command", "started", "git_commit", "git_patch_sha256", "device")}
+        record = first | {"resumed": [*first.get("resumed", []), again | {"overrides": list(overrides)}]}
+    write_json(directory / "provenance.json", record)
+
+
+def check_continuation(directory: Path, cfg: DictConfig, setup: Setup, *, is_new: bool) -> None:
+    """UserError where a run cannot go on as asked: without its checkpoint, with other training data, or stretched."""
+    if is_new:
+        metrics = directory / "metrics.json"
+        if metrics.exists() and read_json(metrics)["final"]["epoch"] > 1:
+            raise UserError(
+                f"{here(directory)} lacks last.pt, and cannot go on without it; start a new run, or rerun=true"
+            )
+        return
+    epochs = load_config(directory).trainer.epochs
+    shares = [f"scheduler.{key}={value}" for key, value in cfg.scheduler.items() if is_share(value)]
+    if shares and cfg.trainer.epochs != epochs:
+        raise UserError(
+            f"{here(directory)} was started for {epochs} epochs, and its schedule is a share of them ({shares[0]}): "
+            f"{cfg.trainer.epochs} epochs would be another run; start a new one"
+        )
+    if read_json(directory / "provenance.json").get("data_sha256") != setup.data_sha256:
+        raise UserError(
+            f"the training data is not what {here(directory)} was started with (its fingerprint differs); "
+            f"bring that data back, or start a new run"
+        )
+
+
+def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup, progress: Progress) -> None:
+    """Says what the run is about, on the console and in TensorBoard."""
+    learner, spec = setup.learner, setup.spec
+    shape, kind = "x".join(map(str, spec.input_shape)), f"{spec.output_size} outputs"
+    if spec.task == "classification":
+        kind = f"{spec.output_size} classes"
+    num_parameters = sum(parameter.numel() for parameter in learner.model.parameters())
+    sizes = f"{setup.train_loader.num_examples:,} training and {setup.val_loader.num_examples:,} validation examples"
+    logger.say(f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}")
+    logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
+    logger.say(f"device  {learner.device}, {torch.get_num_threads()} threads, {learner.precision}, seed {cfg.seed}")
+    logger.say(
+        f"run     {here(directory)}"
+        + f", going on after epoch {progress.epoch}, step {progress.step}" * (progress.step > 0)
+    )
+    logger.start_session(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+    if progress.step == 0:
+        logger.writer.add_text("config", "```yaml\n" + OmegaConf.to_yaml(cfg) + "```")
+        inputs = next(iter(setup.val_loader))[0][:1]
+        logger.graph(learner.model, inputs)
+
+
+def farewell(cfg: DictConfig, directory: Path, progress: Progress) -> str:
+    """The result, the directory, and the commands to go on with."""
+    experiment = Path(cfg.experiments_dir, cfg.name)
+    folder = experiment if directory.absolute().is_relative_to(experiment.absolute()) else directory.parent
+    values = "  ".join(f"{name} {value:.4f}" for name, value in progress.best.items() if name.startswith("val/"))
+    return (
+        f"best    epoch {progress.best_epoch}: {values}\n"
+        f"run     {here(directory)}\n"
+        f"next    {hint('evaluate.py')} run={here(directory)}\n"
+        f"        tensorboard --logdir {here(folder)}"
+    )
+
+
+def here(path: Path) -> str:
+    """A path as one types it from the current directory."""
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
+
+
+def hint(script: str) -> str:
+    """The start of a command that runs one of the project's scripts from the current directory."""
+    return f"python {here(PROJECT / script)}"
+
+
+@contextlib.contextmanager
+def profiled(directory: Path, logger: RunLogger) -> Iterator[None]:
+    """Profiles what runs inside: trace.json (for chrome://tracing or ui.perfetto.dev) and a table, profile.txt."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        yield
+    profiler.export_chrome_trace(str(directory / "trace.json"))
+    table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=20)
+    write_file(directory / "profile.txt", table.encode())
+    logger.say(f"{table}\nwritten: {here(directory / 'trace.json')} and profile.txt")
+
+
+# ------------------------------------------------------------------------------------------------- what can be asked of one
+
+
+def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """(the configuration, the directory) of the run that a checked request is for."""
+    if ask.resume is not None:
+        return resumed(ask.resume, overrides)
+    cfg = recorded_part(ask)
+    return cfg, run_directory(cfg, overrides)
+
+
+def recorded_part(ask: DictConfig) -> DictConfig:
+    """The configuration of a run, without what a request says about how to go about it."""
+    return OmegaConf.masked_copy(ask, [key for key in ask if key in get_type_hints(TrainConfig)])
+
+
+def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
+    """(the recorded configuration, the directory) of a run to go on with.
+
+    Of the keys typed beside `resume`, only the number of epochs (`trainer.epochs=+5`: so many more), the place of the data
+    (which must be the same data) and the device may differ from the record: UserError for any other.
+    """
+    directory = find_run(resume)
+    cfg = load_config(directory)
+    for override in overrides:
+        key, _, text = override.lstrip("+").partition("=")
+        value = OmegaConf.from_dotlist([f"value={text}"]).value
+        if key == "trainer.epochs" and text.startswith("+"):
+            value += cfg.trainer.epochs
+        if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
+            continue
+        if key not in ("trainer.epochs", "data.root", "trainer.device"):
+            recorded = OmegaConf.select(cfg, key)
+            shown = recorded._target_ if OmegaConf.is_dict(recorded) else recorded
+            raise UserError(
+                f"{key} is {shown} in {resume}, but {text} was given; a run goes on with its own "
+                f"configuration: leave {key} out, or start a new run"
+            )
+        OmegaConf.update(cfg, key, value)
+    return checked(cfg, TrainConfig), directory
+
+
+def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None:
+    """The best metrics of a run that has finished as configured, or None where there is work left.
+
+    UserError where the directory holds a run of another configuration.
+    """
+    if not (directory / "config.yaml").exists():
+        return None
+    recorded = load_config(directory)
+    asked, there = flatten(OmegaConf.to_container(cfg)), flatten(OmegaConf.to_container(recorded))  # type: ignore[arg-type]
+    free = ("trainer.epochs", "resume", "experiments_dir", "data.root")  # more epochs are more work; places may change
+    if different := [key for key in asked | there if key not in free and asked.get(key) != there.get(key)]:
+        raise UserError(
+            f"{here(directory)} holds a run of another configuration ({', '.join(different)} differ); "
+            f"choose another name, or remove it"
+        )
+    record = directory / "provenance.json"
+    has_moved = asked["data.root"] != there["data.root"] and record.exists()
+    if has_moved and load_examples(cfg, "train").fingerprint() != read_json(record).get("data_sha256"):
+        raise UserError(
+            f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
+            f"choose another name"
+        )
+    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
+    if status.get("state") != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
+        return None
+    return read_json(directory / "metrics.json")["best"]
+
+
+def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
+    """Whether a run was started with other code than that, which `code_state` describes."""
+    recorded = read_json(directory / "provenance.json")
+    return any(recorded.get(key) != value for key, value in code.items())
+
+
+def what_is_left(directory: Path) -> str:
+    """What is to be done with a run that has not finished, in words."""
+    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
+    state = status.get("state", "").replace("running", "interrupted")  # its process was killed, or else holds the lock
+    if has_checkpoint(directory):
+        return f"goes on ({state} after epoch {last_record(directory).get('epoch', 0)})"
+    return f"starts again ({state} in its first epoch)" if state else "starts"

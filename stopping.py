@@ -1,0 +1,68 @@
+"""Signals that ask a process to stop, noted so that it can end where its work is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import Any
+
+# Ctrl-C, the polite kill, and the warnings that clusters send some time before they kill.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that asked this process to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum  # as a shell reports a process that a signal has ended
+
+
+class StopSignals:
+    """Notes the first of these signals while it is open; a second one raises Interrupted at once, wherever it arrives.
+
+    Raised anywhere, the first one too would leave things half done, or be lost where exceptions are ignored. A signal
+    that this process ignores stays ignored; outside of the main thread nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.noted: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self.reader, self.writer = os.pipe()  # readable once something is noted, so that waiting can end then
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                if signal.getsignal(signum) not in (signal.SIG_IGN, None):
+                    self.before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def _note(self, signum: int, _: Any) -> None:
+        if self.noted is not None:
+            self._let_go()
+            raise Interrupted(signum)
+        self.noted = signum
+        os.write(self.writer, b"!")
+        with contextlib.suppress(OSError):  # not print: a signal may arrive in the middle of one
+            os.write(2, f"\n{signal.Signals(signum).name}: ending after this step; once more to end at once\n".encode())
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal was noted, after the handler for it that was there before (which may exit)."""
+        if self.noted is None:
+            return
+        before = self.before.get(self.noted)
+        self._let_go()
+        if callable(before):
+            before(self.noted, None)
+        raise Interrupted(self.noted)
+
+    def _let_go(self) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+    def __exit__(self, *_: object) -> None:
+        self._let_go()
+        os.close(self.reader)
+        os.close(self.writer)
