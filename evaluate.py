@@ -5,7 +5,7 @@ python evaluate.py run=experiments/digits_mlp/2026-01-31_12-00-00
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import pictures
 from conf.command import checked, command
 from conf.schema import EvaluateConfig, TrainConfig, build, own_keys, resolve_target
-from model.data_loader import Dataset, Loader, load_split, make_loader
+from distributed import ALONE, World
+from model.data_loader import Dataset, Loader, load_split, make_loader, whole
 from model.datasets import Examples, Folder
 from model.export import FORMATS, export
 from model.net import (
@@ -51,8 +52,8 @@ class Means:
     Nothing is read from the device before `result`, and adding up is left for many examples at once.
     """
 
-    def __init__(self, loss: Loss, metrics: dict[str, Metric], device: torch.device | str = "cpu") -> None:
-        self.loss, self.metrics, self.device = loss, metrics, device
+    def __init__(self, loss: Loss, metrics: dict[str, Metric], world: World = ALONE) -> None:
+        self.loss, self.metrics, self.world = loss, metrics, world
         self.clear()
 
     def clear(self) -> None:
@@ -74,9 +75,10 @@ class Means:
             self._fold()
 
     def result(self) -> dict[str, float]:
-        """{"loss": ..., and each metric by name}, over all that was added."""
+        """{"loss": ..., and each metric by name}, over all that was added, in all processes."""
         self._fold()
-        means = [total.cpu().double() / self.num_folded for total in self.sums]
+        num_examples = int(self.world.sum(torch.tensor(self.num_folded)))
+        means = [self.world.sum(total).cpu().double() / num_examples for total in self.sums]
         named = zip(self.metrics.items(), means[1:], strict=True)
         return {"loss": float(means[0])} | {name: metric.result(mean) for (name, metric), mean in named}
 
@@ -88,9 +90,9 @@ class Means:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.clear()
         if state["waiting"]:
-            self.waiting = [tuple(part.to(self.device) for part in state["waiting"])]
+            self.waiting = [tuple(part.to(self.world.device) for part in state["waiting"])]
             self.num_waiting = len(state["waiting"][0])
-        self.sums = [total.to(self.device) for total in state["sums"]]
+        self.sums = [total.to(self.world.device) for total in state["sums"]]
         self.num_folded = state["num_folded"]
 
     def _fold(self) -> None:
@@ -121,9 +123,11 @@ def predict(
         model.train(was_training)
 
 
-def measure(predictions: Iterable[tuple[Tensor, Tensor]], loss: Loss, metrics: dict[str, Metric]) -> dict[str, float]:
-    """{"loss": ..., and each metric by name}, over all examples of the (outputs, targets) given."""
-    means = Means(loss, metrics)
+def measure(
+    predictions: Iterable[tuple[Tensor, Tensor]], loss: Loss, metrics: dict[str, Metric], world: World = ALONE
+) -> dict[str, float]:
+    """{"loss": ..., and each metric by name}, over all examples of the (outputs, targets) given, in all processes."""
+    means = Means(loss, metrics, world)
     for outputs, targets in predictions:
         means.add(loss.values(outputs, targets), outputs, targets)
     return means.result()
@@ -162,9 +166,15 @@ def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if is_image(spec) else model
 
 
-def make_eval_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpec, device: torch.device) -> Loader:
+def make_eval_loader(
+    cfg: DictConfig,
+    examples: Examples | Folder,
+    spec: DataSpec,
+    device: torch.device,
+    part: Callable[[int], slice] = whole,
+) -> Loader:
     """The loader that measures: training's validation and the command's evaluation go through the same batches."""
-    options = {"num_workers": cfg.data.num_workers, "max_batches": cfg.data.max_batches}
+    options = {"num_workers": cfg.data.num_workers, "max_batches": cfg.data.max_batches, "part": part}
     return make_loader(examples, spec, batch_size=cfg.data.eval_batch_size, device=device, **options)
 
 

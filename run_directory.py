@@ -22,13 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 import pictures
 from conf.command import checked, run_directory
 from conf.schema import TrainConfig, is_share
+from distributed import World, explained, num_launched
 from evaluate import find_run, load_config, load_examples
 from provenance import provenance
 from stopping import StopSignals
 from utils import (
     PROJECT,
     Checkpoint,
-    Damaged,
+    NoLogger,
     RandomState,
     RunLogger,
     Stateful,
@@ -68,14 +69,14 @@ class Run:
         self.directory, self.setup, self.progress, self.measured = directory, setup, progress, measured
         self.logger, self.stops = logger, stops
         self.checkpoint_every = cfg.trainer.checkpoint_every or math.inf
-        learner = setup.learner
+        self.world, learner = setup.world, setup.learner
+        self.own = PerProcess({"measured": measured, "random": RandomState()}, setup.world)
         parts: dict[str, Stateful] = {"model": learner.model, "progress": progress}
         rest: dict[str, Stateful] = {
             "optimizer": learner.optimizer,
             "schedule": learner.schedule,
             "scaler": learner.scaler,
-            "measured": measured,
-            "random": RandomState(),
+            "processes": self.own,
             "snapshots": setup.snapshots,
             "log": logger,
         }
@@ -85,18 +86,32 @@ class Run:
 
     def restore(self) -> None:
         """Goes back to the latest whole checkpoint; where the directory holds none, removes what was logged without one."""
-        last, before = self.directory / "last.pt", self.directory / "before.pt"
-        if not last.exists() and not before.exists():
+        path = self.world.share(self.choose_checkpoint() if self.world.is_main else None)
+        if path is None:
             self.logger.load_state_dict({})
             return
+        self.last.restore(path)  # on the CPU, where random states live; each part moves its own
+        if self.own.num_saved != self.world.size:
+            self.warn(
+                f"going on with trainer.devices={self.world.size} where it was {self.own.num_saved}: the same batches, but "
+                f"neither dropout nor the last digits will be those of the run that was not stopped"
+            )
+        self.check_best()
+
+    def choose_checkpoint(self) -> Path | None:
+        """The latest whole one, with a warning if that is not last.pt; Damaged where there are some but none is whole."""
+        last, before = self.directory / "last.pt", self.directory / "before.pt"
+        if not has_checkpoint(self.directory):
+            return None
         try:
-            self.last.restore(last)  # on the CPU, where random states live; each part moves its own
-        except Damaged as error:
+            read_whole(last)
+        except UserError as error:
             if not before.exists():
                 raise
-            self.last.restore(before)
-            self.warn(f"{error}; going back to the checkpoint before it, {here(before)}: step {self.progress.step}")
-        self.check_best()
+            read_whole(before)
+            self.warn(f"{error}; going back to the checkpoint before it, {here(before)}")
+            return before
+        return last
 
     def check_best(self) -> None:
         """Warns where the best weights were damaged since they were written; nothing can bring them back."""
@@ -111,38 +126,92 @@ class Run:
         print(f"WARNING {message}", file=sys.stderr)
 
     def after_step(self) -> None:
-        """Writes a checkpoint where one is due, or where this process was asked to stop: then it also stops."""
-        if self.progress.step % self.checkpoint_every == 0 or self.stops.noted is not None:
+        """Writes a checkpoint where one is due, or where a process was asked to stop: then it also stops."""
+        asked = self.world.latest_max(self.stops.noted or 0)
+        if asked or self.progress.step % self.checkpoint_every == 0:
             self.save()
-
-    def stop_if_asked(self) -> None:
-        """Writes a checkpoint and stops, if this process was asked to."""
-        if self.stops.noted is not None:
-            self.save()
+            self.stop_if(asked)
 
     def after_epoch(self) -> None:
         """Records the epoch that has ended: pictures, metrics.json, the checkpoints."""
         progress, setup = self.progress, self.setup
-        self.draw_samples(progress.epoch)
         setup.snapshots.take(setup.learner.model, epoch=progress.epoch, step=progress.step)
         setup.learner.check_weights(progress)
-        write_json(self.directory / "metrics.json", summary(setup, progress))
-        if progress.best_epoch == progress.epoch:
-            self.best.save(self.directory / "best.pt")
+        if self.world.is_main:
+            self.draw_samples(progress.epoch)
+            write_json(self.directory / "metrics.json", summary(setup, progress))
+            if progress.best_epoch == progress.epoch:
+                self.best.save(self.directory / "best.pt")
         self.save()
+        self.stop_if(self.world.latest_max(self.stops.noted or 0))
 
     def save(self) -> None:
-        """Writes last.pt, unless it would hold a number that is not finite; then stops if this process was asked to."""
+        """Writes last.pt, unless it would hold a number that is not finite."""
         self.measured.check(self.progress)
         self.setup.learner.check_weights(self.progress)
-        self.last.save(self.directory / "last.pt", keep=self.directory / "before.pt")
-        state = "running" if self.stops.noted is None else "interrupted"
-        write_status(self.directory, state, epoch=self.progress.epoch, step=self.progress.step)
+        self.own.collect()
+        if self.world.is_main:
+            self.last.save(self.directory / "last.pt", keep=self.directory / "before.pt")
+            write_status(self.directory, "running", epoch=self.progress.epoch, step=self.progress.step)
+
+    def stop_if(self, signum: int) -> None:
+        """Ends the run, all of whose state is on the disk, if a signal has asked a process to stop."""
+        if signum and self.world.is_main:
+            write_status(self.directory, "interrupted", epoch=self.progress.epoch, step=self.progress.step)
+        self.stops.noted = signum or None
         self.stops.check()
+
+    def stop_broken(self) -> None:
+        """Ends a run that was asked to stop, and cannot finish its step since what it waits for has stopped already."""
+        if self.stops.noted is not None and self.world.size == 1:
+            self.save()
+            self.stop_if(self.stops.noted)
 
     def say_how_to_go_on(self) -> None:
         place = f"epoch {self.progress.epoch}" + f", step {self.progress.step}" * (self.progress.batch > 0)
         self.logger.say(f"interrupted after {place}; go on with: {hint('train.py')} resume={here(self.directory)}")
+
+
+class PerProcess:
+    """Parts of which each process has its own: collected into one state, and given back to each."""
+
+    def __init__(self, parts: Mapping[str, Stateful], world: World) -> None:
+        self.parts, self.world = parts, world
+        self.num_saved = world.size
+        self.collected: list[dict[str, Any]] = []
+
+    def collect(self) -> None:
+        """Takes the state of all processes together; all must call it."""
+        self.collected = self.world.gather({name: part.state_dict() for name, part in self.parts.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"states": self.collected}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Gives each process its own state; another number of processes than before has new ones."""
+        states = state["states"]
+        self.num_saved = len(states)
+        if self.num_saved == self.world.size:
+            for name, part in self.parts.items():
+                part.load_state_dict(states[self.world.rank][name])
+        elif self.world.is_main:
+            self.parts["measured"].load_state_dict(merge([own["measured"] for own in states]))
+
+
+def merge(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several processes have measured, as if one had."""
+    means = [own["means"] for own in measured]
+    return {
+        "means": {
+            "waiting": [torch.cat(parts) for parts in zip(*(m["waiting"] for m in means if m["waiting"]), strict=True)],
+            "sums": [
+                torch.stack(sums).sum(dim=0) for sums in zip(*(m["sums"] for m in means if m["sums"]), strict=True)
+            ],
+            "num_folded": sum(m["num_folded"] for m in means),
+        },
+        "recent": [torch.cat(parts) for parts in zip(*(own["recent"] for own in measured), strict=True)],
+        "sizes": measured[0]["sizes"],
+    }
 
 
 @contextlib.contextmanager
@@ -156,43 +225,58 @@ def open_run(
     *,
     anew: bool,
 ) -> Iterator[Run]:
-    """The run directory while a run writes it.
+    """The run directory while a run writes it: the main process does, the others only take part.
 
     Restores what its checkpoint holds, if there is one; `anew` removes everything first. Keeps status.json true; says at
     the start what the run is about, and at the end what came out.
     """
-    with locked(directory), StopSignals() as stops, contextlib.closing(RunLogger(directory)) as logger:
-        if anew:
-            clear(directory)
-        remove_leftovers(directory)
-        is_new = not has_checkpoint(directory)
-        check_continuation(directory, cfg, setup, is_new=is_new)
+    with contextlib.ExitStack() as stack:
+        logger: RunLogger = NoLogger()
+        is_new = True
+        if setup.world.is_main:
+            stack.enter_context(locked(directory))
+            logger = stack.enter_context(contextlib.closing(RunLogger(directory)))
+            if anew:
+                clear(directory)
+            remove_leftovers(directory)
+            is_new = not has_checkpoint(directory)
+            check_continuation(directory, cfg, setup, is_new=is_new)
+        stops = stack.enter_context(StopSignals())
         run = Run(directory, cfg, setup, progress, measured, logger=logger, stops=stops)
         run.restore()
-        write_record(directory, cfg, overrides, setup, is_new=is_new)
-        if cfg.trainer.images:
-            run.draw_samples = pictures.sample_pictures(
-                setup.learner.model, setup.spec, setup.val_loader, logger, last_epoch=cfg.trainer.epochs
-            )
-        if is_new:
+        if progress.step == 0:
             setup.snapshots.take(setup.learner.model, epoch=0, step=0)
-        try:
-            with recorded_status(directory, progress):
-                introduce(logger, cfg, directory, setup, progress)
-                with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
-                    try:
-                        yield run
-                    except RuntimeError:  # such as: the signal has also reached the processes that load the data
-                        run.stop_if_asked()
-                        raise
-                if cfg.trainer.images:
-                    pictures.draw_run(directory, setup.learner.model, logger, best_epoch=progress.best_epoch)
-                    pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
-        except (KeyboardInterrupt, SystemExit):
-            run.say_how_to_go_on()
-            raise
-        logger.end_session()
-        logger.say(farewell(cfg, directory, progress))
+        leading = lead(run, cfg, overrides, is_new=is_new) if setup.world.is_main else contextlib.nullcontext()
+        with leading, explained():
+            try:
+                yield run
+            except RuntimeError:  # such as: the signal has also reached the processes that load the data
+                run.stop_broken()
+                raise
+
+
+@contextlib.contextmanager
+def lead(run: Run, cfg: DictConfig, overrides: Sequence[str], *, is_new: bool) -> Iterator[None]:
+    """What the main process does around the training: the record, the status, the pictures, the words."""
+    directory, setup, logger, progress = run.directory, run.setup, run.logger, run.progress
+    write_record(directory, cfg, overrides, setup, is_new=is_new)
+    if cfg.trainer.images:
+        run.draw_samples = pictures.sample_pictures(
+            setup.learner.model, setup.spec, setup.val_loader, logger, last_epoch=cfg.trainer.epochs
+        )
+    try:
+        with recorded_status(directory, progress):
+            introduce(logger, cfg, directory, setup, progress)
+            with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
+                yield
+            if cfg.trainer.images:
+                pictures.draw_run(directory, setup.learner.model, logger, best_epoch=progress.best_epoch)
+                pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
+    except (KeyboardInterrupt, SystemExit):
+        run.say_how_to_go_on()
+        raise
+    logger.end_session()
+    logger.say(farewell(cfg, directory, progress))
 
 
 def has_checkpoint(directory: Path) -> bool:
@@ -263,7 +347,7 @@ def check_continuation(directory: Path, cfg: DictConfig, setup: Setup, *, is_new
 
 def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup, progress: Progress) -> None:
     """Says what the run is about, on the console and in TensorBoard."""
-    learner, spec = setup.learner, setup.spec
+    learner, spec, world = setup.learner, setup.spec, setup.world
     shape, kind = "x".join(map(str, spec.input_shape)), f"{spec.output_size} outputs"
     if spec.task == "classification":
         kind = f"{spec.output_size} classes"
@@ -271,7 +355,9 @@ def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup,
     sizes = f"{setup.train_loader.num_examples:,} training and {setup.val_loader.num_examples:,} validation examples"
     logger.say(f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}")
     logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
-    logger.say(f"device  {learner.device}, {torch.get_num_threads()} threads, {learner.precision}, seed {cfg.seed}")
+    processes = f"{world.size} processes, each " * (world.size > 1)
+    threads = f"{torch.get_num_threads()} threads"
+    logger.say(f"device  {processes}{learner.device}, {threads}, {learner.precision}, seed {cfg.seed}")
     logger.say(
         f"run     {here(directory)}"
         + f", going on after epoch {progress.epoch}, step {progress.step}" * (progress.step > 0)
@@ -327,9 +413,12 @@ def profiled(directory: Path, logger: RunLogger) -> Iterator[None]:
 def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """(the configuration, the directory) of the run that a checked request is for."""
     if ask.resume is not None:
-        return resumed(ask.resume, overrides)
-    cfg = recorded_part(ask)
-    return cfg, run_directory(cfg, overrides)
+        cfg, directory = resumed(ask.resume, overrides)
+    else:
+        cfg = recorded_part(ask)
+        directory = run_directory(cfg, overrides)
+    cfg.trainer.devices = num_launched() or cfg.trainer.devices
+    return cfg, directory
 
 
 def recorded_part(ask: DictConfig) -> DictConfig:
@@ -341,7 +430,7 @@ def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """(the recorded configuration, the directory) of a run to go on with.
 
     Of the keys typed beside `resume`, only the number of epochs (`trainer.epochs=+5`: so many more), the place of the data
-    (which must be the same data) and the device may differ from the record: UserError for any other.
+    (which must be the same data) and the devices may differ from the record: UserError for any other.
     """
     directory = find_run(resume)
     cfg = load_config(directory)
@@ -352,7 +441,7 @@ def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
             value += cfg.trainer.epochs
         if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
             continue
-        if key not in ("trainer.epochs", "data.root", "trainer.device"):
+        if key not in ("trainer.epochs", "data.root", "trainer.device", "trainer.devices"):
             recorded = OmegaConf.select(cfg, key)
             shown = recorded._target_ if OmegaConf.is_dict(recorded) else recorded
             raise UserError(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 # Ctrl-C, the polite kill, and the warnings that clusters send some time before they kill.
@@ -16,8 +17,11 @@ class Interrupted(KeyboardInterrupt):
     """A signal that asked this process to stop."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(signum)
         self.exit_code = 128 + signum  # as a shell reports a process that a signal has ended
+
+
+SECONDS_OF_ONE = 1.0  # signals so close together are one: a terminal's and that of a launcher which passes it on
 
 
 class StopSignals:
@@ -29,6 +33,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.noted: int | None = None
+        self.noted_at = 0.0
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -40,10 +45,12 @@ class StopSignals:
         return self
 
     def _note(self, signum: int, _: Any) -> None:
+        if self.noted is not None and time.monotonic() - self.noted_at < SECONDS_OF_ONE:
+            return
         if self.noted is not None:
             self._let_go()
             raise Interrupted(signum)
-        self.noted = signum
+        self.noted, self.noted_at = signum, time.monotonic()
         os.write(self.writer, b"!")
         with contextlib.suppress(OSError):  # not print: a signal may arrive in the middle of one
             os.write(2, f"\n{signal.Signals(signum).name}: ending after this step; once more to end at once\n".encode())

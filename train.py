@@ -21,11 +21,12 @@ from torch import Tensor, nn
 import pictures
 from conf.command import command, typed_overrides
 from conf.schema import TrainRequest, build, is_share, nearest_name
+from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, describe, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
 from provenance import code_state
-from run_directory import Run, finished_result, here, is_of_other_code, open_run, plan, what_is_left
+from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
 from utils import (
     Diverged,
     OutOfMemory,
@@ -53,26 +54,37 @@ class Learner:
         optimizer: torch.optim.Optimizer,
         schedule: Schedule,
         *,
-        device: torch.device,
+        world: World,
         precision: str = "fp32",
         max_grad_norm: float = math.inf,
+        accumulate: int = 1,
         compiled: bool = False,
+        sync_batchnorm: bool = False,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
-        self.device, self.precision = device, precision
-        self.forward = torch.compile(model) if compiled else model  # checkpoints hold the bare model, not the wrapper
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.device, self.precision, self.accumulate = world.device, precision, accumulate
+        self.weight = float(world.size)  # of each example's loss: gradients are averaged over the processes
+        # Checkpoints hold the bare model, not what it is wrapped in.
+        self.forward: Any = world.wrap(torch.compile(model) if compiled else model, sync_batchnorm=sync_batchnorm)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
         self.learning_rate = optimizer.param_groups[0]["lr"]  # of the latest step
         self.clip: Callable[[Any], Any] = nothing
         if max_grad_norm < math.inf:
             self.clip = partial(nn.utils.clip_grad_norm_, max_norm=max_grad_norm)
 
-    def step(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """One gradient step on a batch -> (loss values [batch], outputs [batch, ...]), both from before the step."""
-        with autocast(self.device, self.precision):
-            outputs = full_precision(self.forward(inputs))
-        losses = self.loss.values(outputs, targets)
-        self.scaler.scale(self.loss.reduce(losses)).backward()
+    def step(self, inputs: Tensor, targets: Tensor, *, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
+        """One gradient step -> (loss values [batch], outputs [batch, ...]) from before it.
+
+        batch_size: of the whole batch, where this process has a part of it.
+        """
+        weight = self.weight / (batch_size or len(targets)) if self.loss.averaged else self.weight
+        parts = list(zip(inputs.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True))
+        results = []
+        for number, part in enumerate(parts, start=1):
+            self.forward.require_backward_grad_sync = number == len(
+                parts
+            )  # exchange gradients once, when they are whole
+            results.append(self.add_gradient(*part, weight))
         self.scaler.unscale_(self.optimizer)  # so that clipping sees the true gradients
         self.clip(self.model.parameters())
         self.scaler.step(self.optimizer)
@@ -80,6 +92,15 @@ class Learner:
         self.optimizer.zero_grad()
         self.learning_rate = self.optimizer.param_groups[0]["lr"]  # the schedule may change it now
         self.schedule.after_step()
+        losses, outputs = (torch.cat(tensors) for tensors in zip(*results, strict=True))
+        return losses, outputs
+
+    def add_gradient(self, inputs: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """Adds the gradient of the examples' weighted losses to the parameters' -> (losses [n], outputs [n, ...])."""
+        with autocast(self.device, self.precision):
+            outputs = full_precision(self.forward(inputs))
+        losses = self.loss.values(outputs, targets)
+        self.scaler.scale(losses).backward(torch.full_like(losses, weight))
         return losses.detach(), outputs.detach()
 
     def check_weights(self, progress: Progress) -> None:
@@ -150,17 +171,22 @@ class Progress:
 class Measured:
     """What the epoch under way has measured: exact means over its examples, and the loss of each recent step."""
 
-    def __init__(self, loss: Loss, metrics: dict[str, Metric], device: torch.device) -> None:
-        self.means, self.device = Means(loss, metrics, device), device
+    def __init__(self, loss: Loss, metrics: dict[str, Metric], world: World) -> None:
+        self.means, self.world = Means(loss, metrics, world), world
         self.recent: list[Tensor] = []  # loss values [batch] of each step since the latest line of the log
+        self.sizes: list[int] = []  # of the whole batch of each of those steps
 
-    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor, *, batch_size: int) -> None:
         self.means.add(losses, outputs, targets)
         self.recent.append(losses)
+        self.sizes.append(batch_size)
 
     def check(self, progress: Progress) -> list[float]:
         """The mean loss of each recent step; raises Diverged, naming the step, for the first that is not finite."""
-        losses = torch.stack([values.mean() for values in self.recent]).tolist() if self.recent else []
+        if not self.recent:
+            return []
+        sums = self.world.sum(torch.stack([values.sum() for values in self.recent])).tolist()
+        losses = [total / size for total, size in zip(sums, self.sizes, strict=True)]
         for step, loss in enumerate(losses, start=progress.step - len(losses) + 1):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at {progress.place(step)}; {CALMER}")
@@ -169,7 +195,7 @@ class Measured:
     def recent_loss(self, progress: Progress) -> float:
         """The mean loss of the recent steps, which then are no longer recent."""
         losses = self.check(progress)
-        self.recent = []
+        self.recent, self.sizes = [], []
         return sum(losses) / max(1, len(losses))
 
     def result(self, progress: Progress) -> dict[str, float]:
@@ -180,11 +206,13 @@ class Measured:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        return {"means": self.means.state_dict(), "recent": [values.cpu() for values in self.recent]}
+        recent = [values.cpu() for values in self.recent]
+        return {"means": self.means.state_dict(), "recent": recent, "sizes": list(self.sizes)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.means.load_state_dict(state["means"])
-        self.recent = [values.to(self.device) for values in state["recent"]]
+        self.recent = [values.to(self.world.device) for values in state["recent"]]
+        self.sizes = list(state["sizes"])
 
 
 def train_epoch(
@@ -197,13 +225,14 @@ def train_epoch(
     learner.model.train()
     loader.set_epoch(progress.epoch + 1, start=progress.batch)
     title = f"epoch {progress.epoch + 1}"
-    with run.logger.bar(loader.num_examples, title, initial=measured.means.num_added) as bar:
+    with run.logger.bar(loader.num_examples, title, initial=progress.batch * loader.batch_size) as bar:
         for inputs, targets in loader:
-            losses, outputs = learner.step(inputs, targets)
-            measured.add(losses, outputs, targets)
+            batch_size = min(loader.batch_size, loader.num_examples - progress.batch * loader.batch_size)
+            losses, outputs = learner.step(inputs, targets, batch_size=batch_size)
+            measured.add(losses, outputs, targets, batch_size=batch_size)
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
             progress.learning_rate = learner.learning_rate
-            bar.update(len(targets))
+            bar.update(batch_size)
             if (
                 progress.step % log_every == 0
             ):  # the only place where the host waits for the device, but for checkpoints
@@ -228,6 +257,7 @@ class Setup:
     monitor: str
     snapshots: pictures.Snapshots
     data_sha256: str
+    world: World
 
     def close(self) -> None:
         """Lets go of what loads the data."""
@@ -235,9 +265,10 @@ class Setup:
         self.val_loader.close()
 
 
-def set_up(cfg: DictConfig) -> Setup:
+def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     """Builds data, network, optimiser and schedule; whatever is wrong with them is a UserError, DataError or TaskError."""
-    device = choose_device(cfg.trainer.device)
+    world = world or World(choose_device(cfg.trainer.device))
+    device = world.device
     seed_everything(cfg.seed)
     data = cfg.data
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
@@ -252,27 +283,41 @@ def set_up(cfg: DictConfig) -> Setup:
         shuffle=True,
         seed=cfg.seed,
         device=device,
+        part=world.part,
         **{
             key: data[key]
             for key in ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
         },
     )
-    val_loader = make_eval_loader(cfg, validation, spec, device)
+    val_loader = make_eval_loader(cfg, validation, spec, device, world.part)
+    check_shares(world, train_loader, val_loader)
     optimizer = build("optimizer", cfg.optimizer, model.parameters())
     learner = Learner(
         model,
         loss,
         optimizer,
         build_schedule(cfg, optimizer, num_steps_per_epoch=len(train_loader), monitor=monitor),
-        device=device,
-        precision=cfg.trainer.precision,
-        max_grad_norm=cfg.trainer.max_grad_norm,
+        world=world,
         compiled=cfg.trainer.compile,
+        **{key: cfg.trainer[key] for key in ("precision", "max_grad_norm", "accumulate", "sync_batchnorm")},
     )
+    seed_everything((cfg.seed + 1_000_003 * world.rank) % 2**32 if world.rank else cfg.seed)  # dropout of its own
     snapshots = pictures.Snapshots()
     if cfg.trainer.animate:
         snapshots = pictures.snapshots_for(spec, training, val_loader, device)
-    return Setup(learner, train_loader, val_loader, spec, metrics, monitor, snapshots, training.fingerprint())
+    return Setup(learner, train_loader, val_loader, spec, metrics, monitor, snapshots, training.fingerprint(), world)
+
+
+def check_shares(world: World, train_loader: Loader, val_loader: Loader) -> None:
+    """UserError where a process would have nothing to do in some step, or in the validation."""
+    smallest = train_loader.num_examples % train_loader.batch_size or train_loader.batch_size
+    if smallest < world.size:
+        raise UserError(
+            f"trainer.devices is {world.size}, but the smallest batch has {smallest} examples; "
+            f"set data.drop_last=true, or another data.batch_size (it is {train_loader.batch_size})"
+        )
+    if val_loader.num_examples < world.size:
+        raise UserError(f"trainer.devices is {world.size}, but there are {val_loader.num_examples} validation examples")
 
 
 def choose_monitor(name: str | None, metrics: Mapping[str, Metric]) -> str:
@@ -319,12 +364,16 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     Raises UserError for what cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet
     where the training loss ends above `trainer.fail_above`.
     """
-    with memory_explained(cfg), contextlib.closing(set_up(cfg)) as setup:
+    with (
+        joined(cfg.trainer.device) as world,
+        memory_explained(cfg),
+        contextlib.closing(set_up(cfg, world)) as setup,
+    ):
         progress, learner, trainer = Progress(), setup.learner, cfg.trainer
-        measured = Measured(learner.loss, setup.metrics, learner.device)
+        measured = Measured(learner.loss, setup.metrics, world)
         with open_run(directory, cfg, overrides, setup, progress, measured, anew=anew) as run:
             while not is_over(progress, epochs=trainer.epochs, patience=trainer.patience):
-                started, num_before = time.perf_counter(), measured.means.num_added
+                started, num_before = time.perf_counter(), progress.batch * setup.train_loader.batch_size
                 trained = train_epoch(learner, setup.train_loader, measured, progress, run, log_every=trainer.log_every)
                 seconds = time.perf_counter() - started
                 metrics = {f"train/{name}": value for name, value in trained.items()} | validate(setup, progress)
@@ -375,14 +424,25 @@ def is_over(progress: Progress, *, epochs: int, patience: int | None) -> bool:
 def validate(setup: Setup, progress: Progress) -> dict[str, float]:
     """The validation metrics, by full name; Diverged where the loss is not finite."""
     learner = setup.learner
+    setup.world.share_buffers(learner.model)
     predictions = predict(learner.model, setup.val_loader, learner.precision)
-    values = measure(predictions, learner.loss, setup.metrics)
+    values = measure(predictions, learner.loss, setup.metrics, setup.world)
     if not math.isfinite(values["loss"]):
         raise Diverged(f"the validation loss is {values['loss']} after {progress.place(progress.step)}; {CALMER}")
     return {f"val/{name}": value for name, value in values.items()}
 
 
 # -------------------------------------------------------------------------------------------------------- the command
+
+
+def start(cfg: DictConfig, directory: Path, overrides: Sequence[str], *, anew: bool) -> dict[str, float]:
+    """Trains in this process, or in `trainer.devices` new ones: the metrics of the best epoch."""
+    if cfg.trainer.devices == 1 or num_launched() is not None:
+        return train(cfg, directory, overrides, anew=anew)
+    try:
+        return run_in_processes(partial(train, anew=anew), cfg, directory, overrides, num_processes=cfg.trainer.devices)
+    except Lost as error:
+        raise Lost(f"{error}; go on with: {hint('train.py')} resume={here(directory)}") from error
 
 
 @command("train", TrainRequest)
@@ -398,7 +458,7 @@ def main(ask: DictConfig) -> dict[str, float] | None:
     elif ask.dry_run:
         print(f"{here(directory)} {'starts anew' if ask.rerun else what_is_left(directory)}")
     else:
-        best = train(cfg, directory, overrides, anew=ask.rerun)
+        best = start(cfg, agreed_directory(directory), overrides, anew=ask.rerun)
     return best
 
 

@@ -477,6 +477,21 @@ class RunLogger:
         return [file for file in files if file.exists() and ".evaluation" not in file.name]
 
 
+class NoLogger(RunLogger):
+    """A logger without sinks: of a process that leaves the writing to another."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def say(self, message: str) -> None: ...
+    def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None: ...
+    def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None: ...
+    def load_state_dict(self, sizes: Mapping[str, int]) -> None: ...
+
+    def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
+        return tqdm(disable=True)
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested plain data as {dotted key: number, text or boolean}; what is neither becomes text."""
     flat: dict[str, Any] = {}

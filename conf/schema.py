@@ -104,6 +104,9 @@ class TrainerOptions:
 
     epochs: Count
     device: str
+    devices: Count
+    sync_batchnorm: bool
+    accumulate: Count
     precision: Literal["fp32", "bf16", "fp16"]
     compile: bool
     loss: str

@@ -31,7 +31,8 @@ class Loader(Protocol):
     processes and files.
     """
 
-    num_examples: int  # in an epoch
+    num_examples: int  # in an epoch, in all processes together
+    batch_size: int  # of all processes together; the last batch may be smaller
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
@@ -117,6 +118,11 @@ def epoch_order(num_examples: int, *, shuffle: bool, seed: int, epoch: int) -> T
 # ------------------------------------------------------------------------------------------------------------ loaders
 
 
+def whole(num: int) -> slice:
+    """The part of so many examples that a process alone takes: all."""
+    return slice(num)
+
+
 @dataclass
 class Batching:
     """What a loader does with its examples, in memory or streaming alike."""
@@ -128,6 +134,7 @@ class Batching:
     normalize: Normalize
     augment: Callable[[Tensor, Tensor], Tensor]  # (inputs, indices) -> inputs
     device: torch.device
+    part: Callable[[int], slice] = whole  # which of a batch's examples are this process's
     passes: int = 1  # over the examples, in an epoch
     max_batches: int | None = None  # a debugging run sees only so many in an epoch
 
@@ -145,6 +152,13 @@ class Batching:
         ]
         return torch.cat(orders)[: self.examples_per_epoch(num_examples)]
 
+    def batches(self, num_examples: int, epoch: int, start: int) -> Iterator[Tensor]:
+        """The indices of this process's part of each batch of an epoch, from batch number `start` on."""
+        for indices in self.order(num_examples, epoch).split(self.batch_size)[start:]:
+            own = indices[self.part(len(indices))]
+            if len(own):
+                yield own
+
     def set_epoch(self, epoch: int) -> None:
         if isinstance(self.augment, RandomCropFlip):
             self.augment.set_epoch(epoch)
@@ -157,7 +171,7 @@ class TensorLoader:
         self.inputs = examples.inputs.to(batching.device)
         self.targets = examples.targets.to(batching.device)
         self.batching, self.epoch, self.start = batching, 0, 0
-        self.num_examples = batching.examples_per_epoch(len(examples))
+        self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
 
     def __len__(self) -> int:
         return math.ceil(self.num_examples / self.batching.batch_size)
@@ -170,8 +184,8 @@ class TensorLoader:
         """Nothing to let go of."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self.batching.order(len(self.targets), self.epoch).to(self.inputs.device)
-        for indices in order.split(self.batching.batch_size)[self.start :]:
+        for own in self.batching.batches(len(self.targets), self.epoch, self.start):
+            indices = own.to(self.inputs.device)
             inputs = self.batching.augment(self.inputs.index_select(0, indices), indices)
             yield self.batching.normalize(inputs), self.targets.index_select(0, indices)
 
@@ -181,7 +195,7 @@ class FolderLoader:
 
     def __init__(self, examples: Folder, batching: Batching, *, num_workers: int) -> None:
         self.examples, self.batching, self.epoch, self.start = examples, batching, 0, 0
-        self.num_examples = batching.examples_per_epoch(len(examples))
+        self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
         self.dataloader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=_Upcoming(self),
@@ -238,10 +252,9 @@ class _Upcoming:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batching = self.loader.batching
-        order = batching.order(len(self.loader.examples), self.loader.epoch)
-        for indices in order.split(batching.batch_size)[self.loader.start :]:
-            yield indices.tolist()
+        loader = self.loader
+        for own in loader.batching.batches(len(loader.examples), loader.epoch, loader.start):
+            yield own.tolist()
 
 
 # ------------------------------------------------------------------------------------------------- splits and builders
@@ -341,8 +354,12 @@ def make_loader(
     passes: int = 1,
     num_workers: int = 0,
     max_batches: int | None = None,
+    part: Callable[[int], slice] = whole,
 ) -> Loader:
-    """Batches of `examples` for networks built from `spec`; batch_size None: all of them in one batch."""
+    """Batches of `examples` for networks built from `spec`; batch_size None: all of them in one batch.
+
+    part: which of a batch's examples are this process's, where several train together.
+    """
     augment: Callable[[Tensor, Tensor], Tensor] = lambda inputs, indices: inputs  # noqa: E731
     if crop_padding or flip:
         if len(spec.input_shape) != 3:
@@ -368,6 +385,7 @@ def make_loader(
         normalize=Normalize(spec.mean, spec.std, device),
         augment=augment,
         device=device,
+        part=part,
         passes=passes,
         max_batches=max_batches,
     )

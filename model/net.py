@@ -324,13 +324,13 @@ def class_probabilities(outputs: Tensor, output: str) -> Tensor:
 class Loss:
     """A loss function: `values(outputs, targets) -> [batch]`, for networks whose last layer gives `output`.
 
-    `reduce` makes the scalar whose gradient is taken.
+    averaged: the gradient is that of the mean over a batch; else of the sum.
     """
 
     values: Callable[[Tensor, Tensor], Tensor]
     task: str
     output: str = "logits"
-    reduce: Callable[[Tensor], Tensor] = torch.mean
+    averaged: bool = True
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -363,7 +363,7 @@ LOSSES = {
     "nll": Loss(nll, task="classification", output="log_softmax"),
     "nll_of_probabilities": Loss(nll_of_probabilities, task="classification", output="softmax"),
     "mse": Loss(squared_error, task="regression"),
-    "sum_of_squares": Loss(sum_of_squares, task="regression", reduce=torch.sum),
+    "sum_of_squares": Loss(sum_of_squares, task="regression", averaged=False),
 }
 
 

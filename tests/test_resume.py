@@ -90,12 +90,12 @@ def kill_after(step_to_die: int, monkeypatch: pytest.MonkeyPatch) -> None:
     step = train.Learner.step
     num_steps = 0
 
-    def dying_step(self: train.Learner, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    def dying_step(*batch: Any, **keywords: Any) -> Any:
         nonlocal num_steps
         if num_steps == step_to_die:
             raise Killed
         num_steps += 1
-        return step(self, inputs, targets)
+        return step(*batch, **keywords)
 
     monkeypatch.setattr(train.Learner, "step", dying_step)
 
@@ -105,12 +105,12 @@ def signal_after(step_to_stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     step = train.Learner.step
     num_steps = 0
 
-    def signalled_step(self: train.Learner, inputs: torch.Tensor, targets: torch.Tensor) -> Any:
+    def signalled_step(*batch: Any, **keywords: Any) -> Any:
         nonlocal num_steps
         num_steps += 1
         if num_steps == step_to_stop:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, inputs, targets)
+        return step(*batch, **keywords)
 
     monkeypatch.setattr(train.Learner, "step", signalled_step)
 

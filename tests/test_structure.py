@@ -27,16 +27,18 @@ MAY_IMPORT = {
     "conf.schema": {"utils"},
     "conf.command": {"conf.schema", "utils"},
     "pictures": {"model", "plots", "utils"},
-    "evaluate": {"conf.command", "conf.schema", "model", "pictures", "plots", "utils"},
+    "evaluate": {"conf.command", "conf.schema", "distributed", "model", "pictures", "plots", "utils"},
     "provenance": {"utils"},
     "stopping": set(),
+    "distributed": {"stopping", "utils"},
     "run_directory": {
-        *("conf.command", "conf.schema", "evaluate", "model", "pictures", "plots", "provenance", "stopping", "utils"),
+        *("conf.command", "conf.schema", "distributed", "evaluate", "model", "pictures", "plots", "provenance"),
+        *("stopping", "utils"),
         "train",  # for types alone, which is seen below
     },
     "train": {
-        *("conf.command", "conf.schema", "evaluate", "model", "pictures", "plots", "provenance", "run_directory"),
-        "utils",
+        *("conf.command", "conf.schema", "distributed", "evaluate", "model", "pictures", "plots", "provenance"),
+        *("run_directory", "utils"),
     },
     "sweep": {"provenance", "run_directory", "stopping", "synthesize_results", "train", "utils"},
     "hydra_plugins.pool_launcher": {"conf.command", "conf.schema", "run_directory", "sweep", "utils"},  # run by Hydra

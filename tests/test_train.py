@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from conf.schema import build
+from distributed import ALONE
 from evaluate import load_config
 from model.net import LOSSES, MLP, DataSpec
 from train import Learner, Schedule, build_schedule
@@ -84,7 +85,7 @@ def only_run(tmp_path: Path) -> Path:
 def make_learner(model: nn.Module, loss: str = "cross_entropy", *, lr: float = 0.5, **options: Any) -> Learner:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     schedule = Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), "epoch")
-    return Learner(model, LOSSES[loss], optimizer, schedule, device=torch.device("cpu"), **options)
+    return Learner(model, LOSSES[loss], optimizer, schedule, world=ALONE, **options)
 
 
 def test_a_step_is_the_formula_of_gradient_descent() -> None:

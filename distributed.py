@@ -1,0 +1,225 @@
+"""Several processes that train one network together, each on its own device: PyTorch's DistributedDataParallel.
+
+python train.py trainer.devices=2
+torchrun --nproc-per-node=2 train.py
+
+Both do the same. One process alone is the neutral case of a `World`: whatever is summed or shared is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stopping import Interrupted
+from utils import UserError, choose_device
+
+HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # by the launching process, which passes them on
+
+
+class Lost(UserError):
+    """A process that trained with this one has ended, or cannot be reached."""
+
+    exit_code = 1
+
+
+@dataclass
+class World:
+    """The processes that train together, as one of them sees it: its number among them, and what they agree on.
+
+    Whatever they agree on is the same in all of them; all must call the same methods in the same order.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    asked: Any = None  # the answer to the latest `latest_max`, which is on its way
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what the run writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.size > 1:
+            values = values.clone()
+            torch.distributed.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """A value of plain data and tensors from each process, in their order."""
+        values = [value] * self.size
+        if self.size > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
+    def share(self, value: Any) -> Any:
+        """The main process's value."""
+        values = [value]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def latest_max(self, value: int) -> int:
+        """The largest value over all processes; of the call before this one, so that nobody waits (alone: of this one)."""
+        if self.size == 1:
+            return value
+        latest = self.asked
+        values = torch.tensor(value)
+        self.asked = (torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, async_op=True), values)
+        if latest is None:
+            return 0
+        latest[0].wait()
+        return int(latest[1])
+
+    def wrap(self, model: Any, *, sync_batchnorm: bool = False) -> nn.Module:
+        """The network whose backward pass averages the gradients over all processes; alone: the network itself."""
+        if self.size == 1:
+            return model
+        if sync_batchnorm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=None if self.device.type == "cpu" else [self.device]
+        )
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Gives every process the main one's running statistics (each had its own batches), before they are used."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def part(self, num: int) -> slice:
+        """This process's part of so many things: contiguous, and at most one longer than another's."""
+        return slice(num * self.rank // self.size, num * (self.rank + 1) // self.size)
+
+
+ALONE = World(torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[World]:
+    """The world that the launcher of this process speaks of in the environment; without a launcher, this process alone.
+
+    device: the name of the device to train on; each process on a machine takes one of its own. Raises Lost where another
+    process has gone.
+    """
+    size, rank, local_rank = (
+        int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
+    )
+    chosen = choose_device(device)
+    if size == 1:
+        yield World(chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = choose_device(f"cuda:{local_rank}")
+        torch.cuda.set_device(chosen)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    with explained():
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        try:
+            yield World(chosen, rank, size)
+        finally:
+            with contextlib.suppress(Exception):  # the others may be gone
+                torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Says in plain words what PyTorch's distributed package raises where processes cannot go on together."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "Expected to have finished reduction" in text:
+            raise UserError(
+                "the network leaves some of its parameters out of some steps, which several processes cannot "
+                "train together; set trainer.devices=1"
+            ) from error
+        if isinstance(error, torch.distributed.DistError) or "gloo" in text:
+            raise Lost("another process of this run has ended, or cannot be reached") from error
+        raise
+
+
+def num_launched() -> int | None:
+    """How many processes a launcher such as torchrun has started, this one among them; None without a launcher."""
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ and "RANK" in os.environ else None
+
+
+def agreed_directory(directory: Path) -> Path:
+    """The run directory that the first of torchrun's processes has chosen; after a restart, the one from before.
+
+    It stands in the launcher's own store, which outlives the processes that it starts.
+    """
+    if num_launched() is None or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return directory
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    if os.environ["RANK"] == "0" and not store.check(["run_directory"]):
+        store.set("run_directory", str(directory))
+    return Path(store.get("run_directory").decode())
+
+
+def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processes: int) -> Any:
+    """Calls a function in so many new processes of this machine, which join one world; what it returns in the main one.
+
+    Raises what it raised there (UserError and Interrupted only), or Lost where a process was killed.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        signals_to_handle=HANDLED,
+    )
+    threads = max(1, torch.get_num_threads() // num_processes)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it logs of an end is told below
+    os.environ.setdefault(
+        "PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"
+    )  # of killed processes
+    try:
+        outcomes = elastic_launch(config, entrypoint=_call)(function, arguments, threads)
+    except SignalException as signal:
+        raise Interrupted(signal.sigval.value) from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise Lost(
+            f"process {rank} of the {num_processes} that trained together has ended ({failure.message})"
+        ) from None
+    errors = [outcome["error"] for _, outcome in sorted(outcomes.items()) if "error" in outcome]
+    for told in sorted(errors, key=lambda error: isinstance(error, Lost)):  # who lost others only says that they ended
+        raise told
+    return outcomes[0]["value"]
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:
+    """In a new process: what a function returns, or the error that its user is to be told."""
+    os.setsid()  # Ctrl-C reaches the launching process, which passes it on: once, not twice
+    torch.set_num_threads(threads)
+    try:
+        return {"value": function(*arguments)}
+    except (UserError, Interrupted) as error:
+        return {"error": error}
+    except Exception as error:
+        if getattr(error, "for_user", False):
+            return {"error": UserError(str(error))}
+        traceback.print_exc()
+        raise
