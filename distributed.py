@@ -87,6 +87,8 @@ class World:
         """The network whose backward pass averages the gradients over all processes; alone: the network itself."""
         if self.size == 1:
             return model
+        if sync_batchnorm and self.device.type != "cuda":
+            raise UserError(f"trainer.sync_batchnorm=true takes GPUs, and this run is on {self.device}")
         if sync_batchnorm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return nn.parallel.DistributedDataParallel(
@@ -191,7 +193,8 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
         signals_to_handle=HANDLED,
     )
     threads = max(1, torch.get_num_threads() // num_processes)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it logs of an end is told below
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log of an end is told below, in one line
     os.environ.setdefault(
         "PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"
     )  # of killed processes

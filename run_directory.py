@@ -194,8 +194,9 @@ class PerProcess:
         if self.num_saved == self.world.size:
             for name, part in self.parts.items():
                 part.load_state_dict(states[self.world.rank][name])
-        elif self.world.is_main:
-            self.parts["measured"].load_state_dict(merge([own["measured"] for own in states]))
+        else:
+            merged = merge([own["measured"] for own in states])
+            self.parts["measured"].load_state_dict(merged if self.world.is_main else emptied(merged))
 
 
 def merge(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -211,6 +212,20 @@ def merge(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "recent": [torch.cat(parts) for parts in zip(*(own["recent"] for own in measured), strict=True)],
         "sizes": measured[0]["sizes"],
+    }
+
+
+def emptied(measured: dict[str, Any]) -> dict[str, Any]:
+    """The same, of no examples: what is added to another process's changes nothing."""
+    means = measured["means"]
+    return {
+        "means": {
+            "waiting": [part[:0] for part in means["waiting"]],
+            "sums": [torch.zeros_like(total) for total in means["sums"]],
+            "num_folded": 0,
+        },
+        "recent": [values[:0] for values in measured["recent"]],
+        "sizes": measured["sizes"],
     }
 
 
