@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from model.data_loader import Loader, Normalize
 from model.datasets import Examples, Folder
 from model.net import DataSpec, class_probabilities, is_image, last_hidden, output_of
-from utils import RunLogger
+from utils import RunLogger, open_events
 
 NUM_EMBEDDED = 500  # points of the t-SNE animation
 NUM_PROJECTED = 1000  # points in TensorBoard's projector, whose thumbnails fit in one sheet
@@ -281,12 +281,10 @@ def project(
 @contextlib.contextmanager
 def evaluation_writer(directory: Path, suffix: str) -> Iterator[Any]:
     """A TensorBoard writer in the run directory, in place of what the same evaluation wrote there before."""
-    from torch.utils.tensorboard import SummaryWriter
-
     ending = f".evaluation{suffix}"
     for old in directory.glob(f"events.out.tfevents.*{ending}"):
         old.unlink()
-    with SummaryWriter(str(directory), filename_suffix=ending) as writer:
+    with open_events(directory, suffix=ending) as writer:
         yield writer
 
 

@@ -44,6 +44,7 @@ from utils import (
     write_file,
     write_json,
     write_status,
+    writing,
 )
 
 if TYPE_CHECKING:
@@ -285,8 +286,9 @@ def lead(run: Run, cfg: DictConfig, overrides: Sequence[str], *, is_new: bool) -
             with profiled(directory, logger) if cfg.trainer.profile else contextlib.nullcontext():
                 yield
             if cfg.trainer.images:
-                pictures.draw_run(directory, setup.learner.model, logger, best_epoch=progress.best_epoch)
-                pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
+                with writing(directory / "learning_curves.png"):
+                    pictures.draw_run(directory, setup.learner.model, logger, best_epoch=progress.best_epoch)
+                    pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
     except (KeyboardInterrupt, SystemExit):
         run.say_how_to_go_on()
         raise

@@ -14,6 +14,7 @@ import platform
 import random
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -131,6 +132,15 @@ def unwritable(path: Path, error: OSError) -> Unwritable:
     )
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises Unwritable for what goes wrong while a file is written."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
 def write_file(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     """Replaces a file whole or not at all: written beside it, synced, renamed, the folder synced.
 
@@ -138,15 +148,14 @@ def write_file(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            _link(path, keep)
-        temporary.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
+        with writing(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                _link(path, keep)
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -361,6 +370,57 @@ def last_record(directory: Path) -> dict[str, Any]:
     return (read_records(directory) or [{}])[-1]
 
 
+class EventFile:
+    """A new file of TensorBoard's events, each of which is on its way to the disk when `add_event` returns.
+
+    TensorBoard's own writes from another thread: what cannot be written ends there, in a traceback. Its name sorts after
+    those of the files that are there, for TensorBoard reads them in that order. Raises Unwritable.
+    """
+
+    def __init__(self, directory: Path, suffix: str) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        seconds = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+        second = max([int(time.time()), *(int(text) + 1 for text in seconds if text.isdigit())])
+        self.path = directory / f"events.out.tfevents.{second:010}.{platform.node()}.{os.getpid()}{suffix}"
+        with writing(self.path):
+            directory.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("ab")
+        self.records = RecordWriter(self.file)
+        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add_event(self, event: Any) -> None:
+        with writing(self.path):
+            self.records.write(event.SerializeToString())
+            self.file.flush()
+
+    def get_logdir(self) -> str:
+        return str(self.path.parent)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of what could not be written, as was told
+            self.file.close()
+
+
+def open_events(directory: Path, *, suffix: str = "") -> Any:
+    """A SummaryWriter of a new file of events in a directory; suffix: of the file's name."""
+    from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+    class Writer(SummaryWriter):
+        def _get_file_writer(self) -> Any:
+            if self.file_writer is None:
+                opened: Any = FileWriter.__new__(FileWriter)  # its own __init__ starts TensorBoard's thread
+                opened.event_writer = EventFile(directory, suffix)
+                self.file_writer, self.all_writers = opened, {str(directory): opened}  # type: ignore[assignment]
+            return self.file_writer
+
+    return Writer(str(directory))
+
+
 class RunLogger:
     """Gives the same numbers to TensorBoard, metrics.jsonl, train.log, the console and the progress bar.
 
@@ -385,9 +445,7 @@ class RunLogger:
     @functools.cached_property
     def writer(self) -> Any:
         """TensorBoard's writer; made when first used, so that it does not exist yet when a checkpoint is restored."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self.directory), flush_secs=30)
+        return open_events(self.directory)
 
     def say(self, message: str) -> None:
         """A line for the console and train.log."""
@@ -400,11 +458,8 @@ class RunLogger:
 
     def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None:
         """The line of one epoch: metrics.jsonl, TensorBoard and the console."""
-        try:
-            with self.metrics_file.open("a") as file:
-                file.write(json.dumps(_finite(record)) + "\n")
-        except OSError as error:
-            raise unwritable(self.metrics_file, error) from error
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
+            file.write(json.dumps(_finite(record)) + "\n")
         metrics = {name: value for name, value in record.items() if "/" in name}
         rates = {name: record[name] for name in ("lr", "examples_per_second")}
         self.scalars(metrics | rates, int(record["step"]))
