@@ -29,6 +29,7 @@ from stopping import StopSignals
 from utils import (
     PROJECT,
     Checkpoint,
+    Damaged,
     NoLogger,
     RandomState,
     RunLogger,
@@ -109,9 +110,12 @@ class Run:
         except UserError as error:
             if not before.exists():
                 raise
-            read_whole(before)
-            self.warn(f"{error}; going back to the checkpoint before it, {here(before)}")
-            return before
+            try:
+                read_whole(before)
+            except UserError as other:
+                raise Damaged(f"{error}; and {other}") from other
+            self.warn(f"{error}; going back to the checkpoint before it")
+            before.replace(last)  # else the next checkpoint would keep the damaged one as the one before
         return last
 
     def check_best(self) -> None:
