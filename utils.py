@@ -317,7 +317,8 @@ def locked(directory: Path) -> Iterator[None]:
         (directory / ".lock.owner").write_text(f"process {os.getpid()} on {platform.node()}")
         yield
     finally:
-        (directory / ".lock.owner").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that can no longer be written is told of elsewhere
+            (directory / ".lock.owner").unlink(missing_ok=True)
         lock.release()
 
 
