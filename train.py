@@ -371,7 +371,8 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     ):
         progress, learner, trainer = Progress(), setup.learner, cfg.trainer
         measured = Measured(learner.loss, setup.metrics, world)
-        with open_run(directory, cfg, overrides, setup, progress, measured, anew=anew) as run:
+        # Inside of the run too, so that its status says what to turn down.
+        with open_run(directory, cfg, overrides, setup, progress, measured, anew=anew) as run, memory_explained(cfg):
             while not is_over(progress, epochs=trainer.epochs, patience=trainer.patience):
                 started, num_before = time.perf_counter(), progress.batch * setup.train_loader.batch_size
                 trained = train_epoch(learner, setup.train_loader, measured, progress, run, log_every=trainer.log_every)
