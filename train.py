@@ -107,7 +107,9 @@ class Learner:
         """Raises Diverged where a weight is not finite, which a loss from before the step does not show yet."""
         tensors = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
         if tensors and not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
-            raise Diverged(f"a gradient was not finite at {progress.place(progress.step)}; {CALMER}")
+            raise Diverged(
+                f"a weight is not finite at {progress.place(progress.step)}, after a gradient that was not; {CALMER}"
+            )
 
 
 class Schedule:
