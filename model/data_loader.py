@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.cache import Decoded
 from model.datasets import DataError, Examples, Folder
 from model.net import DataSpec
 
@@ -185,9 +186,26 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for own in self.batching.batches(len(self.targets), self.epoch, self.start):
-            indices = own.to(self.inputs.device)
-            inputs = self.batching.augment(self.inputs.index_select(0, indices), indices)
+            indices = own.to(self.batching.device)
+            inputs = self.batching.augment(self.gather(indices), indices)
             yield self.batching.normalize(inputs), self.targets.index_select(0, indices)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """The stored inputs at `indices` [batch], on the device."""
+        return self.inputs.index_select(0, indices)
+
+
+class MappedLoader(TensorLoader):
+    """Batches of images that lie decoded in a file: the system keeps in memory what it has room for."""
+
+    def __init__(self, examples: Decoded, batching: Batching) -> None:
+        self.rows = examples.rows
+        self.inputs, self.targets = examples.pixels, examples.targets.to(batching.device)
+        self.batching, self.epoch, self.start = batching, 0, 0
+        self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
+
+    def gather(self, indices: Tensor) -> Tensor:
+        return self.inputs.index_select(0, self.rows[indices.cpu()]).to(self.batching.device)
 
 
 class FolderLoader:
@@ -389,6 +407,8 @@ def make_loader(
         passes=passes,
         max_batches=max_batches,
     )
+    if isinstance(examples, Decoded):
+        return MappedLoader(examples, batching)
     if isinstance(examples, Folder):
         return FolderLoader(examples, batching, num_workers=num_workers)
     return TensorLoader(examples, batching)

@@ -226,8 +226,11 @@ def is_class(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith((".", "__"))
 
 
-def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | None:
-    """Your own images: root/train/<class>/*.png or *.jpg, and val/ and test/ likewise where you have them."""
+def image_folder(split: str, root: str, *, image_size: int = 32, cache: str | None = None) -> Folder | None:
+    """Your own images: root/train/<class>/*.png or *.jpg, and val/ and test/ likewise where you have them.
+
+    cache: a folder where they are kept decoded, so that every epoch but the first is as fast as from memory.
+    """
     if image_size < 1:
         raise DataError(f"data.image_size is {image_size}; it takes a whole number at least 1")
     folder = Path(root) / split
@@ -253,7 +256,12 @@ def image_folder(split: str, root: str, *, image_size: int = 32) -> Folder | Non
     if not labelled:
         raise DataError(f"{folder} holds no image; expected: <class>/*.png or *.jpg")
     files, labels = zip(*labelled, strict=True)
-    return Folder(list(files), torch.tensor(labels), classes, image_size)
+    images = Folder(list(files), torch.tensor(labels), classes, image_size)
+    if cache is None:
+        return images
+    from model.cache import decode_once
+
+    return decode_once(images, Path(cache))
 
 
 # ------------------------------------------------------------------------------------------------- generated datasets

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "utils": set(),
     "plots": set(),
     "model.net": set(),
-    "model.datasets": set(),
+    "model.datasets": {"model.cache"},  # where a folder is decoded once; imported when that is asked for
     **{
         module: {"model"} for module in SOURCES if module.startswith("model.") and module[6:] not in ("net", "datasets")
     },

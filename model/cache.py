@@ -1,0 +1,85 @@
+"""Folders of images that are decoded once: their pixels lie in one file, mapped into memory, from which batches are cut."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from model.datasets import DataError, Examples, Folder
+
+
+@dataclass(frozen=True)
+class Decoded(Folder):
+    """A folder of images whose pixels lie decoded in a file: reading one costs a copy, and memory only while it is used.
+
+    pixels: uint8 [all images of the file, 3, image_size, image_size], mapped; rows: which of them are these images, [n].
+    """
+
+    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
+    rows: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        return self.pixels[self.rows[index]], self.targets[index], index
+
+    def subset(self, indices: Tensor) -> Decoded:
+        """Only the examples at `indices` [m]; their pixels stay where they are."""
+        files = [self.files[i] for i in indices.tolist()]
+        return replace(self, files=files, targets=self.targets[indices], rows=self.rows[indices])
+
+    def in_memory(self) -> Examples:
+        """All images, copied out of the file."""
+        return Examples(self.pixels[self.rows], self.targets, self.classes)
+
+
+def decode_once(folder: Folder, cache: Path) -> Decoded:
+    """The images of a folder from a file in `cache`, which is written first if it is not there yet.
+
+    The file's name says which images it was made of (their names, sizes and times) and how large they are in it.
+    """
+    content = hashlib.sha256(f"{folder.fingerprint()} {[path.stat().st_mtime_ns for path in folder.files]}".encode())
+    path = cache / f"{content.hexdigest()[:32]}-{folder.image_size}.pixels"
+    shape = (len(folder), 3, folder.image_size, folder.image_size)
+    num_bytes = torch.Size(shape).numel()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{path.name}.lock"):  # several jobs of a sweep may want it at once
+            if not path.exists() or path.stat().st_size != num_bytes:
+                write_pixels(folder, path, shape)
+    except OSError as error:
+        free = shutil.disk_usage(cache).free / 2**20 if cache.is_dir() else 0
+        raise DataError(
+            f"data.cache is {cache}, which cannot hold the decoded images ({error.strerror or error}; "
+            f"{num_bytes / 2**20:,.0f} MiB are needed, {free:,.0f} are free); choose another folder, or null"
+        ) from error
+    pixels = torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8).view(shape)
+    return Decoded(folder.files, folder.targets, folder.classes, folder.image_size, pixels, torch.arange(len(folder)))
+
+
+def write_pixels(folder: Folder, path: Path, shape: tuple[int, ...]) -> None:
+    """Decodes all images into a file, on all processors; whole or not at all."""
+    num_bytes = torch.Size(shape).numel()
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise OSError("the disk is too small")  # said now, for a mapped file that grows too large ends the process
+    print(f"decoding {len(folder):,} images once, into {path} ({num_bytes / 2**20:,.0f} MiB)", flush=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        pixels = torch.from_file(str(temporary), shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
+        loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+            folder,  # type: ignore[arg-type]
+            batch_size=256,
+            num_workers=os.cpu_count() or 1,
+            generator=torch.Generator(),  # its own: iterating must not draw from the global one
+        )
+        for images, _, indices in loader:
+            pixels[indices] = images
+        del pixels
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
