@@ -36,6 +36,7 @@ from utils import (
     UserError,
     autocast,
     choose_device,
+    choose_precision,
     full_precision,
     load_part,
     load_tensors,
@@ -273,7 +274,8 @@ def evaluate_run(
             f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
         )
     loader = make_eval_loader(cfg, examples, spec, chosen_device)
-    predictions = list(predict(model, loader, cfg.trainer.precision))
+    precision = choose_precision(cfg.trainer.precision, chosen_device, model)
+    predictions = list(predict(model, loader, precision))
     metrics = measure(predictions, choose_loss(cfg.trainer.loss, spec, output), metrics_for(spec.task))
 
     result: dict[str, Any] = {"split": split, "checkpoint": checkpoint, "epoch": state["progress"]["epoch"]}

@@ -378,7 +378,8 @@ def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup,
     logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
     processes = f"{world.size} processes, each " * (world.size > 1)
     threads = f"{torch.get_num_threads()} threads"
-    logger.say(f"device  {processes}{learner.device}, {threads}, {learner.precision}, seed {cfg.seed}")
+    precision = learner.precision + ", compiled" * learner.is_compiled
+    logger.say(f"device  {processes}{learner.device}, {threads}, {precision}, seed {cfg.seed}")
     logger.say(
         f"run     {here(directory)}"
         + f", going on after epoch {progress.epoch}, step {progress.step}" * (progress.step > 0)

@@ -33,7 +33,9 @@ from utils import (
     Unmet,
     UserError,
     autocast,
+    choose_compile,
     choose_device,
+    choose_precision,
     full_precision,
     seed_everything,
 )
@@ -64,6 +66,7 @@ class Learner:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
         self.device, self.precision, self.accumulate = world.device, precision, accumulate
         self.weight = float(world.size)  # of each example's loss: gradients are averaged over the processes
+        self.is_compiled = compiled
         # Checkpoints hold the bare model, not what it is wrapped in.
         self.forward: Any = world.wrap(torch.compile(model) if compiled else model, sync_batchnorm=sync_batchnorm)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
@@ -300,8 +303,9 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         optimizer,
         build_schedule(cfg, optimizer, num_steps_per_epoch=len(train_loader), monitor=monitor),
         world=world,
-        compiled=cfg.trainer.compile,
-        **{key: cfg.trainer[key] for key in ("precision", "max_grad_norm", "accumulate", "sync_batchnorm")},
+        precision=choose_precision(cfg.trainer.precision, device, model),
+        compiled=choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader)),
+        **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate", "sync_batchnorm")},
     )
     seed_everything((cfg.seed + 1_000_003 * world.rank) % 2**32 if world.rank else cfg.seed)  # dropout of its own
     snapshots = pictures.Snapshots()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import logging
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
+STEPS_TO_COMPILE = 2000  # compiling takes the time of about so many
 
 
 class UserError(Exception):
@@ -74,6 +76,29 @@ def choose_device(name: str) -> torch.device:
     if name not in there and not (kind == "cuda" and number.isdigit() and int(number) < torch.cuda.device_count()):
         raise UserError(f"trainer.device is {name!r}; there is auto, {', '.join(there)} on this machine")
     return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device, model: torch.nn.Module) -> str:
+    """ "fp32", "bf16" or "fp16"; for "auto" the fastest that is safe: bf16 where the device computes in it, else fp32.
+
+    A rule and no measurement, so that the same run computes the same numbers the next time. On a CPU only convolutions
+    gain from bf16 (benchmarks/results.md).
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    has_native_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    has_convolutions = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules())
+    return "bf16" if device.type == "cpu" and has_convolutions and has_native_bf16() else "fp32"
+
+
+def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) -> bool:
+    """Whether to compile the network; for "auto": on a GPU that Triton serves, in a run long enough to gain by it."""
+    if name != "auto":
+        return bool(name)
+    has_triton = importlib.util.find_spec("triton") is not None
+    return device.type == "cuda" and has_triton and num_steps >= STEPS_TO_COMPILE
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

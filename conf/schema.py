@@ -107,8 +107,8 @@ class TrainerOptions:
     devices: Count
     sync_batchnorm: bool
     accumulate: Count
-    precision: Literal["fp32", "bf16", "fp16"]
-    compile: bool
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    compile: bool | Literal["auto"]
     loss: str
     monitor: str | None
     patience: Count | None
