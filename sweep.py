@@ -33,7 +33,7 @@ import provenance
 from provenance import code_state
 from run_directory import here, is_of_other_code, what_is_left
 from stopping import Interrupted, StopSignals
-from train import nothing, train
+from train import nothing, start_training
 from utils import PROJECT, UserError, last_record, locked, read_json, write_status
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
@@ -65,7 +65,7 @@ class Running:
     job: Job
     process: ForkServerProcess
     results: Connection
-    gpu: str | None
+    gpus: Sequence[str] = ()
     started: float = field(default_factory=time.monotonic)
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ def run_pool(
 
     A job is taken from `jobs` when there is room for it, after `on_end` was told of those before: a generator may wait
     with what it proposes for what came out. No job's end ends another; an interruption of this process stops all.
-    gpus: what CUDA_VISIBLE_DEVICES may name; each job sees one of them.
+    gpus: what CUDA_VISIBLE_DEVICES may name; each job sees as many of them as it has devices.
     """
     waiting, running, ended = iter(jobs), list[Running](), list[Ended]()
     code = code_state()  # of what is imported now; the files may change while the jobs run
@@ -111,8 +111,9 @@ def run_pool(
                 if stops.noted is not None:
                     raise Interrupted(stops.noted)
                 while len(running) < n_jobs and (job := next(waiting, None)) is not None:
-                    gpu = min(gpus, key=[one.gpu for one in running].count, default=None)
-                    running.append(start(job, threads=threads_for(n_jobs), gpu=gpu, code=code))
+                    taken = [gpu for one in running for gpu in one.gpus]
+                    free = sorted(gpus, key=taken.count)[: job.cfg.trainer.devices]
+                    running.append(start(job, threads=threads_for(n_jobs), gpus=free, code=code))
                     on_start(running[-1])
                 if not running:
                     return ended
@@ -160,9 +161,10 @@ def warm_up(threads: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def start(job: Job, *, threads: int, gpu: str | None, code: Any) -> Running:
+def start(job: Job, *, threads: int, gpus: Sequence[str], code: Any) -> Running:
     """Forks the process of a job."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} | visible
     results, sender = forking.Pipe(duplex=False)
     process = forking.Process(target=work, args=(job, environment, threads, code, sender))
     warm_up(threads)
@@ -173,7 +175,7 @@ def start(job: Job, *, threads: int, gpu: str | None, code: Any) -> Running:
     finally:
         sys.modules["__main__"] = main
         sender.close()
-    return Running(job, process, results, gpu)
+    return Running(job, process, results, gpus)
 
 
 def end(one: Running) -> Ended:
@@ -247,7 +249,7 @@ def work(job: Job, environment: dict[str, str], threads: int, code: Any, results
         provenance.code_state = lambda: code
         signal.signal(signal.SIGINT, interrupt_once)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        best = train(job.cfg, job.directory, job.overrides, anew=job.anew)
+        best = start_training(job.cfg, job.directory, job.overrides, anew=job.anew)
         results.send({"best": best})
     except KeyboardInterrupt:
         results.send({"error": "interrupted"})

@@ -50,7 +50,9 @@ class PoolLauncher(Launcher):
         self.context, self.task_function, self.config = hydra_context, task_function, config
         HydraConfig.instance().set_config(config)  # the sweeper asks next for the folder, hence for a name not given
         self.gpus = visible_gpus() if config.trainer.device in ("auto", "cuda") else []
-        self.n_jobs = self.n_jobs or len(self.gpus) * self.jobs_per_gpu or num_cpus()
+        check_value(config.trainer.devices, Count, where="trainer.devices")
+        num_at_once = len(self.gpus) * self.jobs_per_gpu or num_cpus()
+        self.n_jobs = self.n_jobs or max(1, num_at_once // config.trainer.devices)
         if config.dry_run is not True:
             warm_up(threads_for(self.n_jobs))  # goes on for seconds, in which the jobs are composed
 

@@ -284,8 +284,8 @@ def test_each_job_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     seen: dict[str, str] = {}
 
     def read_environment(one: Running) -> None:
-        assert one.gpu is not None
-        seen[one.job.directory.name] = one.gpu
+        assert len(one.gpus) == 1
+        seen[one.job.directory.name] = one.gpus[0]
 
     jobs = [make_job(tmp_path / str(seed), seed) for seed in range(4)]
     assert all(one.error is None for one in run_pool(jobs, n_jobs=4, gpus=gpus, on_start=read_environment))
