@@ -255,14 +255,19 @@ def work(job: Job, environment: dict[str, str], threads: int, code: Any, results
         results.send({"error": "interrupted"})
         sys.exit(130)
     except Exception as error:
-        text = " ".join(str(error).split())[:300]
-        if getattr(error, "for_user", False):
-            print(text, file=sys.stderr)
-        else:
-            traceback.print_exc()
-            text = f"{type(error).__name__}: {text}"
-        results.send({"error": text})
+        results.send({"error": tell(error)})
         sys.exit(1)
+
+
+def tell(error: Exception) -> str:
+    """What ended a job, in one line; on stderr too, with a traceback unless it is a mistake of the user's."""
+    text = " ".join(str(error).split())[:300]
+    if getattr(error, "for_user", False):
+        print(text, file=sys.stderr)
+    else:
+        traceback.print_exc()
+        text = f"{type(error).__name__}: {text}"
+    return text
 
 
 def die_with_parent() -> None:
@@ -386,13 +391,9 @@ def run_sweep(
     on_start: Callable[[Job], Any] = nothing,
     on_end: Callable[[Ended], Any] = nothing,
 ) -> list[Ended]:
-    """Runs the jobs that have not finished, and shows how they are doing; those that failed."""
-    missing = [job for job in jobs if job.best is None]
+    """Runs the jobs that have not finished, and shows how they are doing; what came out of those."""
+    missing = what_is_missing(jobs)
     overview = Overview(total=len(jobs), num_finished=len(jobs) - len(missing))
-    for job in jobs:
-        if job.best is not None and not overview.is_live:
-            print(f"{here(job.directory)} has finished already")
-    note_other_code(jobs)
 
     def start(one: Running) -> None:
         overview.start(one)
@@ -408,13 +409,27 @@ def run_sweep(
         overview.say(f"stopped at {overview.count()} jobs; the same command goes on from here")
         raise
     overview.erase()
+    report(jobs, ended)
+    return ended
+
+
+def what_is_missing(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that have not finished; says which have."""
+    for job in jobs:
+        if job.best is not None and not sys.stdout.isatty():
+            print(f"{here(job.directory)} has finished already")
+    note_other_code(jobs)
+    return [job for job in jobs if job.best is None]
+
+
+def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
+    """Says what came out of a sweep whose missing jobs have ended."""
     print_tables(jobs)
     failed = [one for one in ended if one.error is not None]
-    num_ran, num_finished = len(ended) - len(failed), len(jobs) - len(missing)
+    num_ran, num_finished = len(ended) - len(failed), len(jobs) - len(ended)
     print(f"{len(jobs)} jobs: {num_finished} were finished, {num_ran} ran, {len(failed)} failed")
     for one in failed:
         print(f"  {one.job.label}: {one.error}\n    {here(one.job.directory / 'train.log')}")
-    return failed
 
 
 def print_tables(jobs: Sequence[Job]) -> None:

@@ -16,9 +16,12 @@ from typing import Any, get_type_hints
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
+from hydra.plugins.config_source import ConfigLoadError
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +30,11 @@ from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, check
 from utils import PROJECT
 
 CONF = Path(__file__).parent
+LAUNCHERS_TO_INSTALL = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
 NOT_IN_A_NAME = ("seed", "name", "experiments_dir", "rerun", "dry_run")  # of a variant
 
 
@@ -64,6 +72,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             # Hydra's parser takes a flag before or after the overrides, but not among them.
             sys.argv[1:] = flags + [argument for argument in sys.argv[1:] if argument not in flags]
             try:
+                _give_launchers_our_defaults()
                 with _without_hydras_own_report():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
             except KeyboardInterrupt as error:
@@ -80,6 +89,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             except Exception as error:
                 if "Config group override" in str(error):  # what Hydra says of `model=null`
                     _stop(_explain_group() + _job_of(error), code=2)
+                if str(error).startswith("Only one of --"):  # what it says of `-m --cfg job`
+                    _stop(str(error), code=2)
                 if getattr(error, "for_user", False):
                     _stop(str(error) + _job_of(error), code=getattr(error, "exit_code", 2))
                 raise
@@ -87,6 +98,19 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
         return run
 
     return decorate
+
+
+def _give_launchers_our_defaults() -> None:
+    """Puts conf/hydra/launcher_defaults/ over the options of the launchers that are installed, under their own names.
+
+    As files of conf/hydra/launcher/ they would replace the options, of which there are many, and their types.
+    """
+    Plugins.instance()  # finds launchers, which then store their options
+    store = ConfigStore.instance()
+    for path in (CONF / "hydra" / "launcher_defaults").glob("*.yaml"):
+        with contextlib.suppress(ConfigLoadError):
+            options = OmegaConf.merge(store.load(f"hydra/launcher/{path.name}").node, OmegaConf.load(path))
+            store.store(group="hydra/launcher", name=path.stem, node=options)
 
 
 @contextlib.contextmanager
@@ -163,6 +187,8 @@ def _explain(error: Exception, config_name: str) -> str:
         return _unknown_key(unknown[1], config_name)
     if missing := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = missing[1], missing[2]
+        if group == "hydra/launcher" and option in LAUNCHERS_TO_INSTALL:
+            return f"{group}={option} is not installed: pip install {LAUNCHERS_TO_INSTALL[option]}"
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         if not options and (others := re.search(r"Available options in '[^']+': (.*?)( Config search path|$)", text)):
             options = others[1].split()  # a group of Hydra's, such as hydra/launcher
@@ -180,7 +206,7 @@ def _explain_group() -> str:
     groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in CONF.iterdir() if path.is_dir()}
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
-        if group in groups and option not in groups[group]:
+        if groups.get(group) and option not in groups[group]:
             return f"{argument}: there is no such option; {_suggest(option, groups[group])}"
         if not group:
             return f"{argument} names no key; it takes KEY=VALUE"
@@ -188,13 +214,14 @@ def _explain_group() -> str:
 
 
 def _unknown_key(key: str, config_name: str) -> str:
-    names = [name for name in _keys_of(config_name) if not name.rpartition(".")[2].startswith("_")]
+    keys = _keys_of(config_name, with_hydra=key.startswith("hydra."))
+    names = [name for name in keys if not name.rpartition(".")[2].startswith("_")]
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))]
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     anywhere = {name.rpartition(".")[2]: name for name in reversed(names)}
     choices = siblings | ({} if parent else {group: group for group in sorted(groups)})
-    for candidates in (choices, anywhere):
+    for candidates in (choices,) if key.startswith("hydra.") else (choices, anywhere):
         if near := nearest_name(last, candidates):
             return f"{key} is not a key of this configuration; did you mean {candidates[near]}?"
     where = "the keys there are" if siblings else "the keys are"
@@ -207,16 +234,18 @@ def _suggest(name: str, names: list[str]) -> str:
     return (f"did you mean {near}? " if near else "") + f"the options are {', '.join(names)}"
 
 
-def _keys_of(config_name: str) -> list[str]:
+def _keys_of(config_name: str, *, with_hydra: bool = False) -> list[str]:
     """The dotted keys of the configuration with the groups that were chosen on the command line."""
     groups = [
         a
         for a in sys.argv[1:]
         if re.fullmatch(r"\w+=\w+", a) and (CONF / a.replace("=", "/")).with_suffix(".yaml").exists()
     ]
+    if with_hydra:
+        groups += [a for a in sys.argv[1:] if re.fullmatch(r"hydra/\w+=\w+", a)]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        composed = OmegaConf.to_container(hydra.compose(config_name, overrides=groups), resolve=False)
+        composed = OmegaConf.to_container(hydra.compose(config_name, groups, return_hydra_config=with_hydra))
     keys: list[str] = []
 
     def collect(node: Any, prefix: str) -> None:

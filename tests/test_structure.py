@@ -41,7 +41,13 @@ MAY_IMPORT = {
         *("run_directory", "utils"),
     },
     "sweep": {"provenance", "run_directory", "stopping", "synthesize_results", "train", "utils"},
-    "hydra_plugins.pool_launcher": {"conf.command", "conf.schema", "run_directory", "sweep", "utils"},  # run by Hydra
+    # Run by Hydra, whose launchers and sweepers they are.
+    "hydra_plugins._checked": {"conf.command", "conf.schema", "run_directory", "sweep", "utils"},
+    "hydra_plugins._other": {"hydra_plugins._checked", "hydra_plugins._task", "run_directory", "sweep", "utils"},
+    "hydra_plugins._task": {"conf.command", "hydra_plugins._checked", "sweep", "train", "utils"},
+    "hydra_plugins.checked_sweeper": {"hydra_plugins"},
+    "hydra_plugins.pool_launcher": {"conf.schema", "hydra_plugins._checked", "sweep", "utils"},
+    "hydra_plugins.ray_launcher": {"utils"},
     "search_hyperparams": {
         *("conf", "evaluate", "model", "pictures", "plots", "run_directory", "sweep", "train", "utils"),
     },

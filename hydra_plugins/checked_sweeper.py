@@ -1,0 +1,29 @@
+"""Hydra's own sweeper, whose jobs are checked before the first one starts, whichever launcher runs them."""
+
+from __future__ import annotations
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins._checked import CheckedLauncher
+from hydra_plugins._other import OtherLauncher
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="checked",
+    node={"_target_": "hydra_plugins.checked_sweeper.CheckedSweeper", "max_batch_size": None, "params": None},
+)
+
+
+class CheckedSweeper(BasicSweeper):
+    """Runs every combination of values, as Hydra's does, with a launcher of ours between it and one that is not."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        HydraConfig.instance().set_config(config)  # a launcher's options may name the sweep's folder
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if self.launcher is not None and not isinstance(self.launcher, CheckedLauncher):
+            self.launcher = OtherLauncher(self.launcher)
+            self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
