@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --quiet
 ARGS ?=
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help train test test-all lint format lock bench-sweep gallery clean
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ train: $(VENV)/.runtime  ## train the default model (digits, mlp); ARGS="model=c
 	$(BIN)/python train.py $(ARGS)
 
 test: $(VENV)/.dev  ## run the tests (under 5 minutes on 2 cores, no network)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-all: $(VENV)/.dev  ## run every test, the long ones too
 	$(BIN)/python -m pytest $(ARGS)

@@ -34,6 +34,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.noted: int | None = None
         self.noted_at = 0.0
+        self.pid = os.getpid()
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -45,6 +46,8 @@ class StopSignals:
         return self
 
     def _note(self, signum: int, _: Any) -> None:
+        if os.getpid() != self.pid:  # a fork, which has inherited this handler: its parent decides for it
+            return
         if self.noted is not None and time.monotonic() - self.noted_at < SECONDS_OF_ONE:
             return
         if self.noted is not None:
@@ -61,8 +64,11 @@ class StopSignals:
             return
         before = self.before.get(self.noted)
         self._let_go()
-        if callable(before):
-            before(self.noted, None)
+        try:
+            if callable(before):
+                before(self.noted, None)
+        except Exception as error:  # such as: this job was queued too often already
+            raise Interrupted(self.noted) from error
         raise Interrupted(self.noted)
 
     def _let_go(self) -> None:

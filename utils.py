@@ -367,8 +367,8 @@ def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
         with contextlib.suppress(Unwritable):  # what it would say of is on its way to the user
             write_status(directory, state, epoch=progress.epoch, step=progress.step, error=error)
 
-    write_status(directory, "running", epoch=progress.epoch, step=progress.step)
     try:
+        write_status(directory, "running", epoch=progress.epoch, step=progress.step)
         yield
     except (KeyboardInterrupt, SystemExit):
         write("interrupted")
