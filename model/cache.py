@@ -77,8 +77,12 @@ def write_pixels(folder: Folder, path: Path, shape: tuple[int, ...]) -> None:
             num_workers=os.cpu_count() or 1,
             generator=torch.Generator(),  # its own: iterating must not draw from the global one
         )
-        for images, _, indices in loader:
-            pixels[indices] = images
+        batches = iter(loader)
+        try:
+            for images, _, indices in batches:
+                pixels[indices] = images
+        finally:
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # as in FolderLoader.close
         del pixels
         temporary.replace(path)
     finally:

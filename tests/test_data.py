@@ -428,13 +428,6 @@ def load_folder(root: Path, split: str = "train", image_size: int = 8) -> Folder
     return folder
 
 
-def close(loader: Loader) -> None:
-    """Ends a loader's worker processes now, not when the garbage is collected."""
-    iterator = getattr(getattr(loader, "dataloader", None), "_iterator", None)
-    if hasattr(iterator, "_shutdown_workers"):
-        iterator._shutdown_workers()
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_folder_gives_the_batches_that_memory_gives(num_workers: int, digit_folder: Path) -> None:
     folder = load_folder(digit_folder)
@@ -451,7 +444,7 @@ def test_a_folder_gives_the_batches_that_memory_gives(num_workers: int, digit_fo
         for (left, left_targets), (right, right_targets) in pairs:
             assert torch.equal(left, right)
             assert torch.equal(left_targets, right_targets)
-    close(streaming)
+    streaming.close()
 
 
 def test_a_folder_holds_the_images_that_were_written(digit_folder: Path) -> None:
@@ -482,7 +475,7 @@ def test_iterating_leaves_the_global_random_state_alone(kind: str, digit_folder:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     for epoch in (1, 2):
         batches(loader, epoch)
-    close(loader)
+    loader.close()
     assert torch.equal(torch.get_rng_state(), before)
     assert (np.random.get_state()[1] == numpy_before).all()
 
@@ -759,6 +752,7 @@ def test_a_corrupt_image_is_one_line_also_from_a_worker(num_workers: int, tmp_pa
     loader = make_loader(folder, spec, batch_size=2, num_workers=num_workers, device=torch.device("cpu"))
     with pytest.raises(DataError, match=r"5\.png is not an image that can be read") as caught:
         list(loader)
+    loader.close()
     assert "\n" not in str(caught.value)
 
 
