@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from model.datasets import DataError, Examples, Folder
+from model.datasets import DataError, Examples, Folder, whole_batch
+
+DECODED_AT_ONCE = 256  # images
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class Decoded(Folder):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         return self.pixels[self.rows[index]], self.targets[index], index
+
+    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+        return self.pixels[self.rows[torch.tensor(indices)]]
 
     def subset(self, indices: Tensor) -> Decoded:
         """Only the examples at `indices` [m]; their pixels stay where they are."""
@@ -73,14 +79,15 @@ def write_pixels(folder: Folder, path: Path, shape: tuple[int, ...]) -> None:
         pixels = torch.from_file(str(temporary), shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             folder,  # type: ignore[arg-type]
-            batch_size=256,
+            batch_size=DECODED_AT_ONCE,
             num_workers=os.cpu_count() or 1,
+            collate_fn=whole_batch,
             generator=torch.Generator(),  # its own: iterating must not draw from the global one
         )
         batches = iter(loader)
         try:
-            for images, _, indices in batches:
-                pixels[indices] = images
+            for start, images in zip(range(0, len(folder), DECODED_AT_ONCE), batches, strict=True):
+                pixels[start : start + DECODED_AT_ONCE] = images
         finally:
             batches._shutdown_workers()  # type: ignore[attr-defined]  # as in FolderLoader.close
         del pixels

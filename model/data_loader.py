@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.cache import Decoded
-from model.datasets import DataError, Examples, Folder
+from model.datasets import DataError, Examples, Folder, whole_batch
 from model.net import DataSpec
 
 FOLDER_STATISTICS_SIZE = 2000  # images of a folder from which its mean and std are estimated
@@ -217,6 +217,7 @@ class FolderLoader:
         self.dataloader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=_Upcoming(self),
+            collate_fn=whole_batch,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=batching.device.type == "cuda",
@@ -238,11 +239,13 @@ class FolderLoader:
             self.dataloader._iterator = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._decoded():
-            images, targets, indices = (part.to(self.batching.device, non_blocking=True) for part in batch)
+        batches = self.batching.batches(len(self.examples), self.epoch, self.start)
+        for own, decoded in zip(batches, self._decoded(), strict=True):
+            images, indices = (part.to(self.batching.device, non_blocking=True) for part in (decoded, own))
+            targets = self.examples.targets[own].to(self.batching.device, non_blocking=True)
             yield self.batching.normalize(self.batching.augment(images, indices)), targets
 
-    def _decoded(self) -> Iterator[list[Tensor]]:
+    def _decoded(self) -> Iterator[Tensor]:
         try:
             yield from self.dataloader
         except DataError as error:  # from a worker process it comes with that process's traceback as its text

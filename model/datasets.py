@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,6 +97,13 @@ class Folder:
         """(uint8 image [3, image_size, image_size], target, index)."""
         return read_image(self.files[index], self.image_size), self.targets[index], index
 
+    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+        """A batch of images, uint8 [batch, 3, image_size, image_size]: all that a worker process has to hand over."""
+        images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        for image, index in zip(images, indices, strict=True):
+            image.copy_(read_image(self.files[index], self.image_size))
+        return images
+
     def subset(self, indices: Tensor) -> Folder:
         """Only the examples at `indices` [m]."""
         return replace(self, files=[self.files[i] for i in indices.tolist()], targets=self.targets[indices])
@@ -114,6 +122,11 @@ class Folder:
         for image, path in zip(images, self.files, strict=True):
             image.copy_(read_image(path, self.image_size))
         return Examples(images, self.targets, self.classes)
+
+
+def whole_batch(images: Any) -> Any:
+    """What a `DataLoader` over a folder is to make of a batch: nothing, for it is whole already."""
+    return images
 
 
 def read_image(path: Path, size: int) -> Tensor:
