@@ -14,7 +14,8 @@ from typing import Any
 import optuna
 import pytest
 
-from search_hyperparams import Dimension, as_overrides, best_preset, read_space, suggest
+from search_hyperparams import best_preset
+from study import Dimension, as_overrides, read_space, suggest
 from utils import UserError
 
 PROJECT = Path(__file__).parents[1]

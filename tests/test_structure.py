@@ -49,8 +49,9 @@ MAY_IMPORT = {
     "hydra_plugins.pool_launcher": {"conf.schema", "hydra_plugins._checked", "sweep", "utils"},
     "hydra_plugins.ray_launcher": {"utils"},
     "search_hyperparams": {
-        *("conf", "evaluate", "model", "pictures", "plots", "run_directory", "sweep", "train", "utils"),
+        *("conf", "evaluate", "model", "pictures", "plots", "run_directory", "study", "sweep", "train", "utils"),
     },
+    "study": {"utils"},
     "report": set(),
     "runs": {"utils"},
     "synthesize_results": {"conf.command", "conf.schema", "plots", "report", "runs", "utils"},
