@@ -1,4 +1,4 @@
-"""What presets of several runs do when all of them have ended: one picture over the runs (`hydra.callbacks`)."""
+"""What presets of several runs do when all of them have ended: one picture over those that finished (`hydra.callbacks`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from utils import load_tensors
+from utils import load_tensors, read_json
 
 
 class DrawLosses(Callback):
@@ -29,7 +29,8 @@ class DrawLosses(Callback):
         for directory, label in zip(directories, labels_of(directories), strict=True):
             events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("step/loss")
             series[label] = ([event.step for event in events], [event.value for event in events])
-        save(plots.draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
+        if series:
+            save(plots.draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
 
 
 class DrawRestoredCurves(Callback):
@@ -72,13 +73,19 @@ class DrawRestoredCurves(Callback):
 def run_directories(config: DictConfig) -> list[Path]:
     """The finished runs of a sweep, one for each variant: that of the lowest seed."""
     variants = sorted(path for path in Path(config.experiments_dir, config.name).iterdir() if path.is_dir())
-    runs = [sorted(variant.glob("seed-*/metrics.json"), key=seed_of) for variant in variants]
-    return [files[0].parent for files in runs if files]
+    runs = [sorted(filter(has_finished, variant.glob("seed-*")), key=seed_of) for variant in variants]
+    return [directories[0] for directories in runs if directories]
 
 
-def seed_of(file: Path) -> int:
-    """The seed of a file in a sweep's run directory."""
-    return int(file.parent.name.removeprefix("seed-"))
+def has_finished(directory: Path) -> bool:
+    """Whether a run came to its end, and not to a bad one."""
+    status = directory / "status.json"
+    return status.exists() and read_json(status)["state"] == "finished"
+
+
+def seed_of(directory: Path) -> int:
+    """The seed of a sweep's run directory."""
+    return int(directory.name.removeprefix("seed-"))
 
 
 def labels_of(directories: Sequence[Path]) -> list[str]:

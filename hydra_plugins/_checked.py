@@ -56,6 +56,8 @@ class CheckedLauncher(Launcher):
         failed = [one for one in ended if one.error is not None]
         for one in ended:
             returns[one.job.directory].return_value = one.best
+        if failed:  # Hydra is about to raise, and then tells nobody that the sweep has ended
+            self.context.callbacks.on_multirun_end(config=self.config)
         for one in failed:  # Hydra's sweeper raises the first of them
             returns[one.job.directory].status = JobStatus.FAILED
             returns[one.job.directory].return_value = Unmet(f"{len(failed)} of {len(jobs)} jobs failed")

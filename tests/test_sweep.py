@@ -197,6 +197,21 @@ def test_a_job_takes_nothing_else_down(run_sweep: Callable[..., Outcome], tmp_pa
     assert all(read_lines(directory / "metrics.jsonl") == expected for directory in run.values())
 
 
+def test_a_picture_over_the_runs_shows_what_did_finish(
+    run_sweep: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[set[str]] = []
+    monkeypatch.setattr("plots.draw_losses", lambda series, **_: drawn.append(set(series)))
+    monkeypatch.setattr("plots.save_png", lambda figure, path: path.touch())
+    arguments = ["+hydra.callbacks.picture._target_=conf.callbacks.DrawLosses", "optimizer=sgd", "trainer.log_every=1"]
+    outcome = run_sweep(*arguments, "optimizer.lr=0.01,0.02,1e30")
+    assert outcome.code == 1
+    assert drawn == [{"0.01", "0.02"}] and (tmp_path / "study" / "losses.png").exists()
+    assert f"written: {tmp_path / 'study' / 'losses.png'}" in outcome.out
+    assert run_sweep(*arguments, "optimizer.lr=1e30", name="hopeless").code == 1
+    assert not (tmp_path / "hopeless" / "losses.png").exists()
+
+
 def test_a_run_that_another_process_writes_fails_alone(run_sweep: Callable[..., Outcome], tmp_path: Path) -> None:
     directory = run_sweep("seed=0", "dry_run=true").out.split(" starts")[0]
     with locked(Path(directory)):
