@@ -19,6 +19,11 @@ import yaml
 from utils import UserError, flatten, read_json
 
 UNCOUNTED = ("incomplete", "failed", "diverged", "unreadable")  # the states of runs without a result
+SIGNS = {
+    "config.yaml",
+    "status.json",
+    "train.log",
+}  # what is in no folder but a run's; a sweep's job begins with the last
 ABSENT = "-"  # the value of a key that is not in a run's configuration
 
 
@@ -56,14 +61,14 @@ DAMAGE = (
 
 
 def find_runs(root: Path) -> list[Run]:
-    """All runs below a folder, which are the folders with a config.yaml; UserError where there are none."""
+    """All runs below a folder, those that ended before they had a config.yaml too; UserError where there are none."""
     directories = []
     for folder, subfolders, files in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if "config.yaml" in files:
+        if SIGNS & set(files):
             directories.append(Path(folder))
     if not directories:
-        raise UserError(f"there are no runs below {root}: no folder in it holds a config.yaml")
+        raise UserError(f"there are no runs below {root}: no folder in it holds a config.yaml or a status.json")
     return [read_run(directory, root) for directory in directories]
 
 
@@ -71,6 +76,8 @@ def read_run(directory: Path, root: Path) -> Run:
     """Reads a run directory in whatever state it is; nothing in it is executed."""
     run = Run(os.path.relpath(directory, root), directory)
     try:
+        if not (directory / "config.yaml").exists():
+            return read_unbegun(run)
         run.config = {printable(key): as_text(x) for key, x in flatten(read_yaml(directory / "config.yaml")).items()}
         status = read_json(directory / "status.json")
         run.ended = datetime.fromisoformat(status["time"]).timestamp()
@@ -80,6 +87,18 @@ def read_run(directory: Path, root: Path) -> Run:
             run.state = status["state"] if status["state"] in UNCOUNTED else "incomplete"
     except DAMAGE as error:
         run.problem = explain(error, directory)
+    return run
+
+
+def read_unbegun(run: Run) -> Run:
+    """What a job left that ended before its run began: it has failed, or nobody could say so (yet)."""
+    run.state = "incomplete"
+    if (run.directory / "status.json").exists():
+        run.state = "unreadable"
+        status = read_json(run.directory / "status.json")
+        if status["state"] != "failed":
+            raise ValueError(f"config.yaml is missing, though its state is {status['state']}")
+        run.state, run.problem = "failed", printable(" ".join(str(status["error"]).split()))[:120]
     return run
 
 

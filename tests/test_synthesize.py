@@ -292,6 +292,37 @@ def test_only_failed_runs_still_make_a_table(tmp_path: Path, synthesize: Callabl
     assert outcome.code == 0 and "2 runs below" in outcome.out and "1 failed, 1 diverged" in outcome.out
 
 
+def make_unbegun(root: Path, name: str, error: str | None) -> Path:
+    """What is left of a sweep's job that ended before its run began."""
+    directory = root / name / "seed-0"
+    directory.mkdir(parents=True)
+    (directory / "train.log").write_text("Traceback (most recent call last): ...")
+    if error is not None:
+        status = {"state": "failed", "epoch": 0, "step": 0, "time": "2026-01-31T12:00:00+00:00", "error": error}
+        (directory / "status.json").write_text(json.dumps(status))
+    return directory
+
+
+def test_a_job_that_ended_before_its_run_began_is_counted_and_named(
+    tmp_path: Path, synthesize: Callable[..., Outcome]
+) -> None:
+    make_study(tmp_path, {0.1: [0.8, 0.9]})
+    make_unbegun(tmp_path, "lr-0.2", "AssertionError: refuses\nto be made")
+    make_unbegun(tmp_path, "lr-0.3", None)
+    (make_run(tmp_path, path="without") / "config.yaml").unlink()
+    text = format_terminal(summarize(tmp_path))
+    assert "5 runs below" in text and ": 2 finished, 1 incomplete, 1 failed, 1 unreadable" in text
+    assert (
+        "warning: 2 runs that never began, in no row: lr-0.2/seed-0 (AssertionError: refuses to be made); lr-"
+        in text
+    )
+    assert "warning: 1 run cannot be read: without (config.yaml is missing, though its state is finished)" in text
+    for number in range(2):
+        make_unbegun(tmp_path / "hopeless", f"lr-{number}", "RuntimeError: no")
+    outcome = synthesize(f"root={tmp_path / 'hopeless'}")
+    assert outcome.code == 0 and "2 runs below" in outcome.out and "2 failed" in outcome.out
+
+
 DAMAGES: dict[str, list[bytes]] = {
     "config.yaml": [
         b"",
