@@ -256,9 +256,7 @@ def notes_on(rows: Sequence[Row], runs: Sequence[Run], others: Sequence[Run], me
     repeated = [run for run in runs if run.state == "finished" and run not in others and run.path not in counted]
     return [
         *warning([run for run in runs if run.state == "unreadable"], "cannot be read"),
-        *warning(
-            [run for run in runs if not run.config and run.state != "unreadable"], "that never began, in no row"
-        ),
+        *warning([run for run in runs if not run.config and run.state != "unreadable"], "that never began, in no row"),
         *warning([run for run in runs if run.state == "finished" and run.problem], "without valid test metrics"),
         *warning(others, f"without {metric}, left out"),
         *warning(repeated, "with configuration and seed of a later run, not counted again"),

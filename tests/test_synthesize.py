@@ -313,8 +313,7 @@ def test_a_job_that_ended_before_its_run_began_is_counted_and_named(
     text = format_terminal(summarize(tmp_path))
     assert "5 runs below" in text and ": 2 finished, 1 incomplete, 1 failed, 1 unreadable" in text
     assert (
-        "warning: 2 runs that never began, in no row: lr-0.2/seed-0 (AssertionError: refuses to be made); lr-"
-        in text
+        "warning: 2 runs that never began, in no row: lr-0.2/seed-0 (AssertionError: refuses to be made); lr-" in text
     )
     assert "warning: 1 run cannot be read: without (config.yaml is missing, though its state is finished)" in text
     for number in range(2):
@@ -376,6 +375,46 @@ def test_a_damaged_learning_curve_leaves_the_table_as_it_is(tmp_path: Path, cont
     expected = {None: "cannot be read: No such file or directory", b"": None}.get(content, "has damaged lines")
     notes = [f"warning: 1 run without a whole learning curve: run0000 (metrics.jsonl {expected})"] if expected else []
     assert summary.notes == notes
+
+
+def test_what_is_not_a_number_is_no_value(tmp_path: Path) -> None:
+    """As the logger writes it, in a run that went on and finished."""
+    make_study(tmp_path, {0.1: [0.8, 0.9], 0.01: [0.85, 0.95]})
+    for name in ("metrics.jsonl", "metrics.json"):
+        file = tmp_path / "run0000" / name
+        file.write_text(re.sub(r'"val/loss": [\d.]+', '"val/loss": "nan"', file.read_text()))
+    assert [len(row.counted) for row in summarize(tmp_path).rows] == [2, 2] and not summarize(tmp_path).notes
+    summary = summarize(tmp_path, metric="val/loss")
+    assert sorted(len(row.counted) for row in summary.rows) == [1, 2]
+    assert summary.notes[-1] == "warning: 1 run without val/loss, left out: run0000"
+    write_report(summary)
+
+
+def test_one_seed_makes_a_table_without_claims(tmp_path: Path) -> None:
+    make_study(tmp_path, {0.1: [0.8], 0.01: [0.9]})
+    lines = to_text(synthesize_results.table_of(summarize(tmp_path))).splitlines()
+    assert [re.split(" {2,}", line) for line in lines[2:]] == [
+        ["0.01", "1", "0.9000", "-", "best"],
+        ["0.1", "1", "0.8000", "-0.1000", "no claim with n = 1"],
+    ]
+    write_report(summarize(tmp_path))
+
+
+def test_runs_whose_sets_of_metrics_differ_share_a_table(tmp_path: Path) -> None:
+    make_study(tmp_path, {0.1: [0.8, 0.9]})
+    for seed, name in enumerate(["test/f1", "test/accuracy"]):
+        directory = make_run(tmp_path, 0.95, lr=0.01, seed=seed)
+        record = json.loads((directory / "metrics.json").read_text())
+        record["best"]["val/f1"] = 0.7
+        (directory / "metrics.json").write_text(json.dumps(record))
+        (directory / "evaluation.json").write_text(json.dumps({"epoch": record["best"]["epoch"], name: 0.6}))
+    summary = summarize(tmp_path)
+    assert [len(row.counted) for row in summary.rows] == [2, 2] and not summary.notes
+    lines = to_text(synthesize_results.table_of(summary)).splitlines()
+    assert lines[0].split()[-2:] == ["test/accuracy", "test/f1"] and lines[2].count("0.6000 (n = 1)") == 2
+    summary = summarize(tmp_path, metric="val/f1")
+    assert [len(row.counted) for row in summary.rows] == [2]
+    assert summary.notes[-1].startswith("warning: 2 runs without val/f1, left out: run0000; run0001")
 
 
 def test_nothing_is_executed_and_nothing_explodes(tmp_path: Path) -> None:
