@@ -136,7 +136,9 @@ LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    "[": "{[}",  # else an argument of what ends the line before
+    "]": "{]}",
+    '"': r"\textquotedblright{}",  # plain \textquotedbl is not in LaTeX's default encoding
     "±": r"$\pm$",
 }
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -596,6 +597,28 @@ def test_hostile_values_are_harmless_everywhere(tmp_path: Path) -> None:
     assert "\\<script\\>" in (root / "results.md").read_text()
     terminal = format_terminal(summary)
     assert all(c.isprintable() for c in terminal.replace("\n", ""))
+
+
+@pytest.mark.skipif(
+    not shutil.which("kpsewhich")
+    or subprocess.run(["kpsewhich", "booktabs.sty"], check=False, stdout=subprocess.DEVNULL).returncode,
+    reason="there is no LaTeX with booktabs on this machine",
+)
+def test_latex_takes_the_table_whatever_is_in_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path, 0.8 + seed / 10, model=MLP | {"note": HOSTILE}, seed=seed, path=f"{seed}$x_{{1}}%", test=0.5)
+        make_run(tmp_path, 1e-9 * seed, model=MLP | {"note": r"$\\alpha$ #1 & \\end{tabular}"}, seed=seed)
+        make_run(tmp_path, 0.5, model=MLP | {"note": [1, 2]}, seed=seed)  # \\ takes what is in brackets after it
+    make_unbegun(tmp_path, "\\input{x}", "100% \\undefined $")
+    pivot = ["note", "model"]
+    summary = summarize(tmp_path, pivot=pivot)
+    write_report(summary, pivot_tables(summary, pivot))
+    text = (tmp_path / "results.tex").read_text()
+    paper = r"\documentclass{article}\usepackage{booktabs}\begin{document}" + f"\n{text}\n" + r"\end{document}"
+    (tmp_path / "paper.tex").write_text(paper)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_latex_escapes() -> None:
