@@ -181,7 +181,7 @@ th[aria-sort=ascending]::after { content: "\\2191"; color: #222 }
 th[aria-sort=descending]::after { content: "\\2193"; color: #222 }
 tbody tr:hover { background: #f5f8fb } td.runs { white-space: normal; min-width: 14rem }
 td.runs a { margin-right: 0.5em; white-space: nowrap } a { color: #0072b2 }
-ul { padding-left: 1.2rem; color: #444 } img { width: min(100%, 1000px); height: auto }
+ul { padding-left: 1.2rem; color: #444 } img { max-width: min(100%, 1000px); height: auto }
 """
 SCRIPT = """
 for (const head of document.querySelectorAll("th")) {
