@@ -274,7 +274,8 @@ def main(cfg: DictConfig) -> None:
     with explained(url, "the same command goes on from here", Unmet):
         search = Search(study, take_turn, cfg, fixed, monitor)
         gpus = sweep.visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
-        run_trials(search, n_jobs=cfg.search.n_jobs or len(gpus) or sweep.num_cpus(), gpus=gpus)
+        num_at_once = max(1, (len(gpus) or sweep.num_cpus()) // cfg.trainer.devices)
+        run_trials(search, n_jobs=cfg.search.n_jobs or num_at_once, gpus=gpus)
         conclude(study, cfg, search)
 
 
