@@ -129,7 +129,8 @@ def joined(device: str) -> Iterator[World]:
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     with explained():
-        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=launchers_store(), rank=rank, world_size=size)
         try:
             yield World(chosen, rank, size)
         finally:
@@ -159,14 +160,27 @@ def num_launched() -> int | None:
     return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ and "RANK" in os.environ else None
 
 
+def launchers_store(*, of_this_attempt: bool = True) -> torch.distributed.Store | None:
+    """The store of torchrun, which all its processes reach; None where this process has another launcher.
+
+    of_this_attempt: apart from what processes left there that have been started before. PyTorch 2.15 itself does not
+    keep them apart, so that processes that were started again looked for each other where those before them had been.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return torch.distributed.PrefixStore(f"attempt {attempt}", store) if of_this_attempt else store
+
+
 def agreed_directory(directory: Path) -> Path:
     """The run directory that the first of torchrun's processes has chosen; after a restart, the one from before.
 
     It stands in the launcher's own store, which outlives the processes that it starts.
     """
-    if num_launched() is None or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    store = launchers_store(of_this_attempt=False)
+    if num_launched() is None or store is None:
         return directory
-    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     if os.environ["RANK"] == "0" and not store.check(["run_directory"]):
         store.set("run_directory", str(directory))
     return Path(store.get("run_directory").decode())

@@ -231,3 +231,25 @@ def test_the_command_and_torchrun_do_the_same(tmp_path: Path) -> None:
         metrics.append(json.loads((directory / "metrics.json").read_text()))
         assert "devices: 2" in (directory / "config.yaml").read_text()
     assert metrics[0] == metrics[1]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Into the directory that it began in, although the same command otherwise starts a new one."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
+    arguments = ["train.py", "model=cnn", "trainer.epochs=60", "trainer.images=false", "trainer.device=cpu", "name=x"]
+    calm = launch(*torchrun, *arguments, f"experiments_dir={tmp_path / 'calm'}")
+    assert calm.returncode == 0, calm.stderr
+    command = [*torchrun, *arguments, f"experiments_dir={tmp_path / 'killed'}"]
+    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+        deadline = time.monotonic() + 60
+        while not (records := list(tmp_path.glob("killed/x/*/metrics.jsonl"))) or len(read_lines(records[0])) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], check=True, capture_output=True, text=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+        assert process.wait(timeout=120) == 0
+    (disturbed,), (undisturbed,) = ((tmp_path / name / "x").iterdir() for name in ("killed", "calm"))
+    assert "going on after epoch" in (disturbed / "train.log").read_text()
+    for what, expected in outcome_of(undisturbed).items():
+        assert same(outcome_of(disturbed)[what], expected), what
