@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from stopping import Interrupted
 from utils import UserError, choose_device
 
+MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine
 HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # by the launching process, which passes them on
 
 
@@ -195,6 +196,8 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    if num_processes > MOST_PROCESSES:
+        raise UserError(f"trainer.devices is {num_processes}; one machine takes at most {MOST_PROCESSES}")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

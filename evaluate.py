@@ -5,21 +5,34 @@ python evaluate.py run=experiments/digits_mlp/2026-01-31_12-00-00
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
+from yaml import YAMLError
 
 import pictures
 from conf.command import checked, command
-from conf.schema import EvaluateConfig, TrainConfig, build, own_keys, resolve_target
+from conf.schema import (
+    SLOTS,
+    EvaluateConfig,
+    TrainConfig,
+    UnknownKey,
+    build,
+    check_foreign,
+    check_keys,
+    own_keys,
+    resolve_target,
+)
 from distributed import ALONE, World
 from model.data_loader import Dataset, Loader, load_split, make_loader, whole
 from model.datasets import Examples, Folder
-from model.export import FORMATS, export
+from model.export import FORMATS, export, export_weights
 from model.net import (
     DataSpec,
     Loss,
@@ -31,6 +44,7 @@ from model.net import (
     metrics_for,
     output_of,
 )
+from runs import printable, read_yaml
 from utils import (
     PROJECT,
     UserError,
@@ -40,6 +54,7 @@ from utils import (
     full_precision,
     load_part,
     load_tensors,
+    refuse_links,
     seed_everything,
     write_json,
 )
@@ -203,22 +218,38 @@ def find_run(run: str | Path) -> Path:
 
 
 def load_config(directory: Path) -> DictConfig:
-    """The configuration that a run directory records, checked like a new one."""
+    """The configuration that a run directory records, checked like a new one; whatever it holds, nothing is executed.
+
+    It may come from someone else. No run records a ${...}, which would be filled in with a secret of the environment, say,
+    and be written into the run again; nor is code imported from beside it.
+    """
+    path = directory / "config.yaml"
     try:
-        recorded = OmegaConf.load(directory / "config.yaml")
+        plain = read_yaml(path)
+        if "${" in repr(plain):
+            raise ValueError("it holds ${...}, which no run records")
+        for slot in SLOTS:
+            check_foreign(slot, plain.get(slot), directory)
+        recorded = OmegaConf.load(path)
         assert isinstance(recorded, DictConfig)
         return checked(recorded, TrainConfig)
-    except (AssertionError, OSError, ValueError) as error:
-        raise UserError(f"{directory / 'config.yaml'} cannot be read ({' '.join(str(error).split())})") from error
+    except UnknownKey as error:
+        raise UserError(f"{path} holds {error}, which is no key of this version of the project") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AssertionError, OSError, ValueError, RecursionError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from error
 
 
 def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
     """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds)."""
     state = load_tensors(path, device)
     try:
-        spec = DataSpec(**state["spec"])
-        weights = state["model"]
-    except (KeyError, TypeError) as error:
+        check_keys(state["spec"], get_type_hints(DataSpec), where="spec.")
+        spec, weights, _ = DataSpec(**state["spec"]), state["model"], int(state["progress"]["epoch"])
+        if spec.task not in ("classification", "regression") or len(spec.classes) not in (0, spec.output_size):
+            raise ValueError(f"{spec.task} of {spec.output_size} outputs, {len(spec.classes)} classes")
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} holds no network of this project ({error})") from error
     model = build_model(cfg, spec).to(device)
     load_part("model", model, weights, path)
@@ -263,6 +294,7 @@ def evaluate_run(
 
     root, device: where the data is and what computes, if not as in the run. Raises UserError or DataError.
     """
+    refuse_links(directory)
     cfg = load_config(directory)
     cfg.data.root = root or cfg.data.root
     chosen_device = choose_device(device or cfg.trainer.device)
@@ -309,18 +341,22 @@ def evaluate_run(
     return result | {"file": directory / f"evaluation{suffix}.json"}
 
 
-def export_run(
-    directory: Path, checkpoint: str, split: str, *, form: str, root: str | None = None
-) -> tuple[Path, float]:
-    """Writes a run's network as model.onnx or model.pt2, checked on a split: (the file, the largest difference)."""
+def export_run(directory: Path, checkpoint: str, split: str, *, form: str, root: str | None = None) -> str:
+    """Writes a run's network as model.onnx, model.pt2 or model.safetensors; says which file, and how it was checked."""
+    refuse_links(directory)
     cfg = load_config(directory)
     cfg.data.root = root or cfg.data.root
     model, spec, _ = load_model(cfg, directory / f"{checkpoint}.pt", torch.device("cpu"))
+    path = directory / FORMATS[form]
+    if form == "safetensors":
+        sha256 = hashlib.sha256((directory / "config.yaml").read_bytes()).hexdigest()
+        export_weights(model, spec, path, {"checkpoint": checkpoint, "config_sha256": sha256})
+        return f"{path} (the weights alone; read again, they are equal)"
     examples = load_examples(cfg, split)
     some = examples.subset(torch.arange(100) % len(examples)).in_memory()
     inputs = some.inputs.float() / 255 if some.inputs.dtype == torch.uint8 else some.inputs
-    path = directory / FORMATS[form]
-    return path, export(model, spec, inputs, path, form=form)
+    difference = export(model, spec, inputs, path, form=form)
+    return f"{path} (checked on {split} examples: at most {difference:.1g} from the network)"
 
 
 @command("evaluate", EvaluateConfig)
@@ -331,14 +367,13 @@ def main(ask: DictConfig) -> None:
     print(f"{ask.checkpoint} weights (epoch {result['epoch']}) on {result['num_examples']:,} {ask.split} examples")
     print("  ".join(f"{name} {value:.4f}" for name, value in result.items() if name.startswith(f"{ask.split}/")))
     if "classes" in result:
-        print(format_report(result["classes"]))
-        names = list(result["classes"])
+        names = [printable(name) for name in result["classes"]]
+        print(format_report(dict(zip(names, result["classes"].values(), strict=True))))
         for what in ("predictions", "targets"):
             print(f"first {what:<11} " + " ".join(names[label] for label in result[f"first_{what}"]))
     print(f"written: {result['file']}")
     if ask.export:
-        path, difference = export_run(directory, ask.checkpoint, ask.split, form=ask.export, root=ask.data.root)
-        print(f"written: {path} (checked on {ask.split} examples: at most {difference:.1g} from the network)")
+        print("written: " + export_run(directory, ask.checkpoint, ask.split, form=ask.export, root=ask.data.root))
 
 
 def format_report(report: dict[str, dict[str, float | None]]) -> str:

@@ -7,7 +7,6 @@ Training only stores numbers (`Snapshots`, metrics.jsonl); what is drawn is draw
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from model.data_loader import Loader, Normalize
 from model.datasets import Examples, Folder
 from model.net import DataSpec, class_probabilities, is_image, last_hidden, output_of
-from utils import RunLogger, open_events
+from utils import RunLogger, open_events, read_records
 
 NUM_EMBEDDED = 500  # points of the t-SNE animation
 NUM_PROJECTED = 1000  # points in TensorBoard's projector, whose thumbnails fit in one sheet
@@ -209,7 +208,9 @@ def draw_run(directory: Path, model: nn.Module, logger: RunLogger, *, best_epoch
     """learning_curves.png, and first_filters.png of a convolutional network, which TensorBoard shows too."""
     import plots
 
-    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    records = read_records(directory)
+    if not records:  # metrics.jsonl is not what was written
+        return
     plots.save_png(plots.draw_learning_curves(records, best_epoch=best_epoch), directory / "learning_curves.png")
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if convolutions:

@@ -108,6 +108,7 @@ def save_gif(
 def _write_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # it may be a link, through which a file elsewhere would be written
         temporary.write_bytes(content)
         temporary.replace(path)
     finally:

@@ -6,6 +6,8 @@ Whoever makes a run (one command, a sweep, a search) writes it through `open_run
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import shlex
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 import pictures
@@ -82,8 +85,9 @@ class Run:
             "snapshots": setup.snapshots,
             "log": logger,
         }
-        self.best = Checkpoint(parts, spec=asdict(setup.spec))
-        self.last = Checkpoint(parts | rest, spec=asdict(setup.spec))
+        notes = {"spec": asdict(setup.spec), "configuration": identity(cfg)}
+        self.best = Checkpoint(parts, **notes)
+        self.last = Checkpoint(parts | rest, **notes)
         self.draw_samples: Callable[[int], None] = lambda epoch: None
 
     def restore(self) -> None:
@@ -300,6 +304,14 @@ def lead(run: Run, cfg: DictConfig, overrides: Sequence[str], *, is_new: bool) -
     logger.say(farewell(cfg, directory, progress))
 
 
+def identity(cfg: DictConfig) -> str:
+    """A hash of a configuration but for what may change while a run goes on."""
+    values = flatten(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+    free = ("name", "resume", "experiments_dir", "data.root", "trainer.epochs", "trainer.device", "trainer.devices")
+    fixed = {key: value for key, value in values.items() if key not in free}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
 def has_checkpoint(directory: Path) -> bool:
     """Whether a run that stopped can go on from where it was."""
     return (directory / "last.pt").exists() or (directory / "before.pt").exists()
@@ -337,9 +349,10 @@ def write_record(directory: Path, cfg: DictConfig, overrides: Sequence[str], set
         if patch:
             write_file(directory / "uncommitted.patch", patch.encode())
     else:
-        first = read_json(directory / "provenance.json")
+        first = read_json(directory / "provenance.json", data_sha256=str)
         again = {key: record[key] for key in ("command", "started", "git_commit", "git_patch_sha256", "device")}
-        record = first | {"resumed": [*first.get("resumed", []), again | {"overrides": list(overrides)}]}
+        before = first["resumed"] if isinstance(first.get("resumed"), list) else []
+        record = first | {"resumed": [*before, again | {"overrides": list(overrides)}]}
     write_json(directory / "provenance.json", record)
 
 
@@ -347,7 +360,7 @@ def check_continuation(directory: Path, cfg: DictConfig, setup: Setup, *, is_new
     """UserError where a run cannot go on as asked: without its checkpoint, with other training data, or stretched."""
     if is_new:
         metrics = directory / "metrics.json"
-        if metrics.exists() and read_json(metrics)["final"]["epoch"] > 1:
+        if metrics.exists() and read_json(metrics, final=dict)["final"].get("epoch") not in (0, 1):
             raise UserError(
                 f"{here(directory)} lacks last.pt, and cannot go on without it; start a new run, or rerun=true"
             )
@@ -359,7 +372,7 @@ def check_continuation(directory: Path, cfg: DictConfig, setup: Setup, *, is_new
             f"{here(directory)} was started for {epochs} epochs, and its schedule is a share of them ({shares[0]}): "
             f"{cfg.trainer.epochs} epochs would be another run; start a new one"
         )
-    if read_json(directory / "provenance.json").get("data_sha256") != setup.data_sha256:
+    if read_json(directory / "provenance.json", data_sha256=str)["data_sha256"] != setup.data_sha256:
         raise UserError(
             f"the training data is not what {here(directory)} was started with (its fingerprint differs); "
             f"bring that data back, or start a new run"
@@ -456,10 +469,11 @@ def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     """
     directory = find_run(resume)
     cfg = load_config(directory)
+    parser = OverridesParser.create()
     for override in overrides:
         key, _, text = override.lstrip("+").partition("=")
-        value = OmegaConf.from_dotlist([f"value={text}"]).value
-        if key == "trainer.epochs" and text.startswith("+"):
+        value = OmegaConf.create({"value": parser.parse_override(override).value()}).value  # with ${...} filled in
+        if key == "trainer.epochs" and text.startswith("+") and isinstance(value, int):
             value += cfg.trainer.epochs
         if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
             continue
@@ -491,27 +505,31 @@ def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None
         )
     record = directory / "provenance.json"
     has_moved = asked["data.root"] != there["data.root"] and record.exists()
-    if has_moved and load_examples(cfg, "train").fingerprint() != read_json(record).get("data_sha256"):
+    if has_moved and load_examples(cfg, "train").fingerprint() != read_json(record, data_sha256=str)["data_sha256"]:
         raise UserError(
             f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
             f"choose another name"
         )
-    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
-    if status.get("state") != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
+    if state_of(directory) != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
         return None
-    return read_json(directory / "metrics.json")["best"]
+    return read_json(directory / "metrics.json", best=dict)["best"]
+
+
+def state_of(directory: Path) -> str:
+    """What status.json says of a run's state; "" where there is none."""
+    path = directory / "status.json"
+    return read_json(path, state=str)["state"] if path.exists() else ""
 
 
 def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
     """Whether a run was started with other code than that, which `code_state` describes."""
-    recorded = read_json(directory / "provenance.json")
+    recorded = read_json(directory / "provenance.json", data_sha256=str)
     return any(recorded.get(key) != value for key, value in code.items())
 
 
 def what_is_left(directory: Path) -> str:
     """What is to be done with a run that has not finished, in words."""
-    status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
-    state = status.get("state", "").replace("running", "interrupted")  # its process was killed, or else holds the lock
+    state = state_of(directory).replace("running", "interrupted")  # its process was killed, or else holds the lock
     if has_checkpoint(directory):
         return f"goes on ({state} after epoch {last_record(directory).get('epoch', 0)})"
     return f"starts again ({state} in its first epoch)" if state else "starts"

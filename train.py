@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from omegaconf import DictConfig
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import pictures
 from conf.command import command, typed_overrides
-from conf.schema import TrainRequest, build, is_share, nearest_name
+from conf.schema import TrainRequest, build, check_keys, is_share, nearest_name
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, describe, make_loader
@@ -170,6 +170,9 @@ class Progress:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_keys(state, get_type_hints(Progress), where="")
+        if not all(isinstance(value, (int, float)) for value in (*state["best"].values(), *state["final"].values())):
+            raise ValueError("a metric is no number")
         self.__init__(**state)  # type: ignore[misc]
 
 

@@ -174,6 +174,7 @@ def write_file(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with writing(path):
+            temporary.unlink(missing_ok=True)  # it may be a link, through which a file elsewhere would be written
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -224,14 +225,18 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; UserError where it is missing or damaged."""
+def read_json(path: Path, **fields: type) -> Any:
+    """The content of a JSON file; UserError where it is missing or damaged, or has not these fields of these types."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
+    for name, kind in fields.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise UserError(f"{path} is damaged (it holds no {name}, or not as it was written)")
+    return content
 
 
 class Stateful(Protocol):
@@ -267,13 +272,16 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
     """What `save_tensors` wrote; Damaged where one bit has changed, UserError where the file is missing or holds else."""
     content = read_whole(path)
     try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        if not content.startswith(b"PK"):
+            raise ValueError("not the zip archive that torch.save writes")  # PyTorch has readers of older formats, too
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # a whole file, but not one that `save_tensors` wrote
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} holds more than tensors and plain types, and is not read: {reason}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, and no checkpoint of this project")
-    if state.get("format", FORMAT) > FORMAT:
+    if not isinstance(state.get("format", FORMAT), int) or state.get("format", FORMAT) > FORMAT:
         raise UserError(
             f"{path} has the format {state['format']}, of a newer version of this project; this one reads up to {FORMAT}"
         )
@@ -282,6 +290,8 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 def read_whole(path: Path) -> bytes:
     """The bytes that `save_tensors` wrote; Damaged where one bit of them has changed, UserError where there are none."""
+    if path.exists() and not path.is_file():  # a device may have no end
+        raise UserError(f"{path} cannot be read (it is no file)")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -295,7 +305,7 @@ def read_whole(path: Path) -> bytes:
 class Checkpoint:
     """Saves and restores named parts of a run, each with a state_dict, as one file.
 
-    notes: plain data saved beside the parts, for those who load the file without them.
+    notes: plain data saved beside the parts, for those who load the file without them; a file with others is not restored.
     """
 
     def __init__(self, parts: Mapping[str, Stateful], **notes: Any) -> None:
@@ -309,6 +319,9 @@ class Checkpoint:
     def restore(self, path: Path, device: torch.device | str = "cpu") -> None:
         """Loads every part; Damaged where a bit has changed, UserError where the file is made from other parts."""
         state = load_tensors(path, device)
+        for name, note in self.notes.items():
+            if state.get(name, note) != note:
+                raise UserError(f"{path} does not belong to this run: it was saved with another {name}")
         for name, part in self.parts.items():
             if name not in state:
                 raise UserError(f"{path} holds no {name}: it was made by another version of this project")
@@ -319,7 +332,16 @@ def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> N
     """part.load_state_dict(state), with a UserError that names the part and the file where they do not fit."""
     try:
         part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (
+        UserError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(
             f"{path} does not fit this configuration: {name}: {' '.join(str(error).split())[:300]}"
         ) from error
@@ -328,10 +350,22 @@ def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> N
 # --------------------------------------------------------------------------------------------------------- run records
 
 
+def refuse_links(directory: Path) -> None:
+    """UserError where a run directory that is to be written holds a link: what is written would land where that points."""
+    for folder, subfolders, files in os.walk(directory):
+        for path in (Path(folder, name) for name in (*subfolders, *files)):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise UserError(
+                    f"{path} is no file but a link or a device, and what is written into {directory} could land elsewhere; "
+                    f"put a copy of the file in its place, or remove it"
+                )
+
+
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Makes a run directory and holds it; UserError where another process does. The lock of a dead one does not count."""
     directory.mkdir(parents=True, exist_ok=True)
+    refuse_links(directory)
     lock = FileLock(directory / ".lock", blocking=False)
     try:
         lock.acquire()
@@ -385,10 +419,19 @@ def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
 def read_records(directory: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl, one an epoch; a line that is not whole (yet) does not count, nor what follows it."""
     records: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
         for line in (directory / "metrics.jsonl").read_text().splitlines():
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if not _is_record(record):
+                break
+            records.append(record)
     return records
+
+
+def _is_record(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("epoch"), int):
+        return False
+    return all((isinstance(x, (int, float)) and abs(x) < 1e300) or x in ("nan", "inf", "-inf") for x in value.values())
 
 
 def last_record(directory: Path) -> dict[str, Any]:

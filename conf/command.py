@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -93,6 +94,10 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
                     _stop(str(error), code=2)
                 if getattr(error, "for_user", False):
                     _stop(str(error) + _job_of(error), code=getattr(error, "exit_code", 2))
+                if unreadable := _unreadable(error):
+                    _stop(unreadable, code=2)
+                if isinstance(error, MemoryError) or re.search("can't allocate memory|out of memory", str(error)):
+                    _stop(f"out of memory ({' '.join(str(error).split())[:150]})", code=1)
                 raise
 
         return run
@@ -130,12 +135,10 @@ def checked(cfg: DictConfig, schema: type) -> DictConfig:
     assert isinstance(plain, dict)
     check(plain, schema)  # type: ignore[arg-type]
     if issubclass(schema, TrainConfig):
-        for slot, key in (("data", "root"), ("", "experiments_dir")):  # recorded, and read from other folders
-            node = plain[slot] if slot else plain
-            if isinstance(node.get(key), str):
-                node[key] = str(Path(node[key]).absolute())
         for slot in SLOTS:
             check_slot(slot, plain[slot])
+        for node, key in ((plain["data"], "root"), (plain, "experiments_dir")):  # recorded, and read from other folders
+            node[key] = str(Path(node[key]).absolute())
     return OmegaConf.create(plain)
 
 
@@ -170,8 +173,24 @@ def _job_of(error: Exception) -> str:
 
 
 def _stop(message: str, *, code: int) -> None:
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    """Ends the process with one line, in which what a terminal would act on is spelled out."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message.strip())
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
     sys.exit(code)
+
+
+def _unreadable(error: Exception) -> str:
+    """What to say of an error that comes out of Hydra or OmegaConf themselves: they were not made for what was typed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    is_theirs = re.search(r"[/\\](hydra|omegaconf|antlr4|yaml)[/\\]", frames[-1].filename) if frames else None
+    has_begun = any(frame.name == "job" and frame.filename == __file__ for frame in frames)
+    if not is_theirs or (has_begun and not isinstance(error, (RecursionError, ValueError))):
+        return ""
+    if "no such option" in (reason := _explain_group()):
+        return reason
+    typed = max(sys.argv[1:], key=len, default="")
+    reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+    return f"{typed[:60] + '...' * (len(typed) > 60)} cannot be read ({reason})"
 
 
 def _explain(error: Exception, config_name: str) -> str:
@@ -216,6 +235,9 @@ def _explain_group() -> str:
 def _unknown_key(key: str, config_name: str) -> str:
     keys = _keys_of(config_name, with_hydra=key.startswith("hydra."))
     names = [name for name in keys if not name.rpartition(".")[2].startswith("_")]
+    if key in names and "." in key:
+        group = key.partition(".")[0]
+        return f"{key} is a key of another {group} than the {group}._target_ that was chosen; leave it out with ~{key}"
     groups = [path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))]
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}

@@ -10,15 +10,19 @@ import importlib
 import inspect
 import math
 import re
+import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 
-from utils import UserError
+from utils import PROJECT, UserError
 
 
 class UnknownKey(UserError):
@@ -58,20 +62,31 @@ class DirectoryName:
         return "of letters, digits, '.', '_' and '-' (no '.' first, at most 120)"
 
 
+class NotEmpty:
+    """Text that says something, as an environment variable that is set to nothing does not."""
+
+    def __contains__(self, value: str) -> bool:
+        return bool(value.strip())
+
+    def __str__(self) -> str:
+        return "that is not empty"
+
+
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, open_low=True)]
 Fraction = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
+FolderName = Annotated[str, NotEmpty()]
 
 
 @dataclass
 class DataOptions:
     """`data.*`, apart from the keys of the dataset itself."""
 
-    root: str
+    root: FolderName
     batch_size: Count | None
     eval_batch_size: Count
-    num_workers: Annotated[int, Range(0)]
+    num_workers: Annotated[int, Range(0, 1024)]  # processes: many more would end the machine, not the run
     val_fraction: Fraction
     split_seed: Seed
     drop_last: bool
@@ -128,7 +143,7 @@ class TrainConfig:
     name: Annotated[str, DirectoryName()]
     seed: Seed
     resume: str | None
-    experiments_dir: str
+    experiments_dir: FolderName
     data: dict[str, Any]
     model: dict[str, Any]
     optimizer: dict[str, Any]
@@ -168,7 +183,7 @@ class SearchConfig(TrainRequest):
 class DataRoot:
     """Where `evaluate.py` finds the data, if not where the run found it."""
 
-    root: str | None
+    root: FolderName | None
 
 
 @dataclass
@@ -179,7 +194,7 @@ class EvaluateConfig:
     checkpoint: Literal["best", "last"]
     split: Literal["test", "val", "train"]
     device: str | None
-    export: Literal["onnx", "torch_export"] | None
+    export: Literal["onnx", "torch_export", "safetensors"] | None
     data: DataRoot
 
 
@@ -332,11 +347,19 @@ def check_slot(slot: str, node: Mapping[str, Any]) -> None:
     if "lr" in known:
         known["lr"] = Positive
     check_keys(values, known, where=f"{slot}.", required=required or ["_target_"])
+    if slot == "optimizer" and isinstance(target, type) and _needs_closure(target):
+        raise UserError(f"optimizer._target_ is {node['_target_']}, whose steps need a closure; the loop has none")
+
+
+def _needs_closure(optimizer: type) -> bool:
+    """Whether an optimiser, such as LBFGS, computes the loss again in a step."""
+    parameters = [*inspect.signature(optimizer.step).parameters.values()]  # type: ignore[attr-defined]
+    return any(p.name == "closure" and p.default is p.empty for p in parameters)
 
 
 def is_share(value: Any) -> bool:
     """Whether a value is a share of the run's length, such as "100%" or "33.3%"."""
-    return isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?%", value) is not None
+    return isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,20})?%", value) is not None
 
 
 def build(slot: str, node: Mapping[str, Any], *given: Any) -> Any:
@@ -352,7 +375,8 @@ def build(slot: str, node: Mapping[str, Any], *given: Any) -> Any:
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         if getattr(error, "for_user", False):
             raise
-        raise UserError(f"{slot}: {node['_target_']} refuses its keys {own}: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{slot}: {node['_target_']} refuses its keys {own}: {reason}") from error
 
 
 def own_keys(slot: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -387,11 +411,20 @@ def _returns(function: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def _import(path: str, slot: str) -> Any:
+    """What a dotted name names. Importing its module executes that, so what is installed or ours is all it can be.
+
+    Modules of Python's own library are not even imported: nothing that a slot holds is there.
+    """
     module_name, _, name = path.rpartition(".")
+    if module_name.split(".")[0] in sys.stdlib_module_names:
+        wanted = SLOTS[slot].kind.replace("|", " or ")
+        raise UserError(f"{slot}._target_ is {path}, of Python's standard library; it takes the name of a {wanted}")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{slot}._target_ is {path}, but {module_name} cannot be imported ({error})") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{slot}._target_ is {path}, but {module_name} cannot be imported ({_import_error(error)})"
+        ) from error
     if not hasattr(module, name):
         nearest = nearest_name(name, vars(module))
         raise UserError(
@@ -401,11 +434,42 @@ def _import(path: str, slot: str) -> Any:
     return getattr(module, name)
 
 
+def _import_error(error: BaseException) -> str:
+    """What went wrong in a module, and where in it."""
+    if isinstance(error, (ImportError, SyntaxError)) or error.__traceback__ is None:
+        return " ".join(str(error).split())
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())}, in {place.filename}, line {place.lineno}"
+
+
+def check_foreign(slot: str, node: Any, directory: Path) -> None:
+    """UserError where a `_target_` would import a file that may have come with the run directory it stands in.
+
+    That is one in the run directory, in a package around it, or on a search path around it that is not the project's: a
+    run from someone else brings no code. Nothing is imported to find out.
+    """
+    path = node.get("_target_") if isinstance(node, Mapping) else None
+    top = path.split(".")[0] if isinstance(path, str) else ""
+    try:
+        spec = find_spec(top) if top else None
+    except (ImportError, ValueError):  # no module by that name, or one that is not a file, such as __main__
+        return
+    places = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
+    run = directory.resolve()
+    for place in (Path(place).resolve() for place in places if place):
+        is_around = run.is_relative_to(place.parent) and not PROJECT.is_relative_to(place.parent)
+        if is_around or run.is_relative_to(place) or place.is_relative_to(run):
+            raise UserError(
+                f"{slot}._target_ is {path}, of {place}, which may have come with the run, and is not executed; "
+                f"if you trust it, move it beside train.py"
+            )
+
+
 def _own_parameters(target: Any, given: int) -> tuple[dict[str, inspect.Parameter], bool]:
     """The parameters of a target after those that its builder passes, and whether it takes any keyword."""
     try:
         signature = inspect.signature(target, eval_str=True)
-    except (NameError, TypeError):
+    except (NameError, TypeError, AttributeError, SyntaxError):  # annotations that name what is not imported
         signature = inspect.signature(target)
     parameters = list(signature.parameters.values())[given:]
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

@@ -76,6 +76,7 @@ def write_pixels(folder: Folder, path: Path, shape: tuple[int, ...]) -> None:
     print(f"decoding {len(folder):,} images once, into {path} ({num_bytes / 2**20:,.0f} MiB)", flush=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # it may be a link, through which a file elsewhere would be written
         pixels = torch.from_file(str(temporary), shared=True, size=num_bytes, dtype=torch.uint8).view(shape)
         loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             folder,  # type: ignore[arg-type]

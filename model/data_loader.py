@@ -322,6 +322,10 @@ def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Seq
     Float inputs are not normalised unless mean and std are given. A folder's are estimated from 2,000 of its images.
     """
     is_class = not training.targets.is_floating_point()
+    if is_class and len(training.classes) < 2:
+        raise DataError(
+            f"the training split has the one class {', '.join(training.classes)}; there is nothing to tell apart"
+        )
     sample = training.in_memory() if isinstance(training, Examples) else some_of(training, FOLDER_STATISTICS_SIZE)
     if sample.inputs.dtype == torch.uint8:
         own_mean, own_std = pixel_statistics(sample.inputs)
@@ -338,6 +342,29 @@ def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Seq
         std=tuple(std or ()),
         classes=tuple(training.classes),
     )
+
+
+def check_fit(examples: Examples | Folder, spec: DataSpec) -> None:
+    """DataError where examples are not of the shape and the classes that networks for `spec` are built for."""
+    shape = examples.inputs.shape[1:] if isinstance(examples, Examples) else (3, *[examples.image_size] * 2)
+    if tuple(shape) != tuple(spec.input_shape):
+        given, known = "x".join(map(str, shape)), "x".join(map(str, spec.input_shape))
+        raise DataError(f"the examples are of shape {given}, but the network is for {known}")
+    is_class = not examples.targets.is_floating_point()
+    if is_class != (spec.task == "classification"):
+        raise DataError(
+            f"the examples are for {'classification' if is_class else 'regression'}, the network for {spec.task}"
+        )
+    if not is_class and examples.targets.shape[1] != spec.output_size:
+        raise DataError(f"the examples have {examples.targets.shape[1]} values each, the network {spec.output_size}")
+    if spec.classes and tuple(examples.classes) != tuple(spec.classes):
+        given, known = shortened(examples.classes), shortened(spec.classes)
+        raise DataError(f"the examples are of the classes {given}; the network is for {known}")
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are."""
+    return ", ".join(names[:5]) + f", ... ({len(names)})" * (len(names) > 5)
 
 
 def some_of(folder: Folder, number: int) -> Examples:
@@ -392,6 +419,7 @@ def make_loader(
         if passes > 1:
             raise DataError("data.passes above 1 would augment an image alike in each pass; take more epochs instead")
         augment = RandomCropFlip(padding=crop_padding, flip=flip, num_examples=len(examples), seed=seed, device=device)
+    check_fit(examples, spec)
     batch_size = batch_size or len(examples)
     if shuffle and batch_size > len(examples):
         raise DataError(

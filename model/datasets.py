@@ -12,7 +12,7 @@ import getpass
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ import torch
 from torch import Tensor
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# What such a file may really hold. Pillow goes by the content, and has readers that start other programs: not for these.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+LARGEST_IMAGE = 2**14
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -58,6 +61,12 @@ class Examples:
                 f"targets are {targets[0]} of shape {list(self.targets.shape)}; they are torch.int64 class numbers [n] or "
                 f"torch.float32 values [n, outputs]"
             )
+        for name, values in (("inputs", self.inputs), ("targets", self.targets)):
+            if values.is_floating_point() and not values.isfinite().all():
+                num_bad = int((~values.flatten(1).isfinite()).any(dim=1).sum())
+                raise DataError(
+                    f"the {name} of {num_bad} of {len(values)} examples hold nan or infinity; leave them out"
+                )
         if not self.targets.is_floating_point() and len(self.targets):
             low, high = int(self.targets.min()), int(self.targets.max())
             if low < 0 or high >= len(self.classes):
@@ -136,7 +145,7 @@ def read_image(path: Path, size: int) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
+            with Image.open(path, formats=IMAGE_FORMATS) as file:
                 # Pillow cuts 16 bits off at 255 where it should scale them.
                 deep = file.mode.startswith("I")
                 image = Image.fromarray((np.asarray(file) / 257).astype(np.uint8)) if deep else file
@@ -206,7 +215,7 @@ def _torchvision(name: str, split: str, root: str, files: str) -> Examples | Non
     from filelock import FileLock
 
     make, train, folder = getattr(torchvision.datasets, name), split == "train", Path(root).resolve()
-    had_folder, unreadable = folder.is_dir(), (RuntimeError, OSError, ValueError, EOFError, AssertionError)
+    unreadable = (RuntimeError, OSError, ValueError, EOFError, AssertionError)
     # The lock is not in `root`, which may be read-only; whoever waited for it finds the files that the first one wrote.
     lock = f"{name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}-{getpass.getuser()}.lock"
     with FileLock(Path(tempfile.gettempdir()) / lock):
@@ -214,24 +223,36 @@ def _torchvision(name: str, split: str, root: str, files: str) -> Examples | Non
             dataset = make(root, train=train, download=False)
         except unreadable:
             try:
-                dataset = make(root, train=train, download=True)
+                archive = getattr(make, "filename", "")  # of CIFAR; it lies beside what comes out of it
+                with _nothing_half_made(folder, folder / files.split("/")[0], *[folder / archive] * bool(archive)):
+                    dataset = make(root, train=train, download=True)
             except unreadable as error:
-                _remove_empty_folders(folder if not had_folder else folder / files.split("/")[0])
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise DataError(
-                    f"{name} is not in {folder}, and downloading it failed; expected there: {files}; point data.root or "
-                    f"DATA_ROOT at the folder that holds them ({reason[:120]})"
+                    f"{name} is not in {folder} or is damaged there, and downloading it failed; expected there: {files}; "
+                    f"remove what is damaged, or point data.root or DATA_ROOT elsewhere ({reason[:120]})"
                 ) from error
     pixels = torch.as_tensor(dataset.data)
     pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     return Examples(pixels.contiguous(), torch.as_tensor(dataset.targets).long(), list(dataset.classes))
 
 
-def _remove_empty_folders(top: Path) -> None:
-    """Removes `top` and the folders below it where they hold nothing."""
-    for folder in sorted([top, *(path for path in top.glob("**/") if path != top)], reverse=True):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+@contextlib.contextmanager
+def _nothing_half_made(root: Path, *made: Path) -> Iterator[None]:
+    """Removes what was not there before of `root` and of the files and folders `made` in it, where a download fails."""
+
+    def listed() -> set[Path]:
+        found = {path for top in made for path in [top, *top.rglob("*")] if path.exists()}
+        return found | {path for path in (root, *root.parents) if path.exists()}
+
+    before = listed()
+    try:
+        yield
+    except BaseException:
+        for path in sorted(listed() - before, reverse=True):  # what is in a folder before the folder
+            with contextlib.suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def is_class(path: Path) -> bool:
@@ -244,8 +265,8 @@ def image_folder(split: str, root: str, *, image_size: int = 32, cache: str | No
 
     cache: a folder where they are kept decoded, so that every epoch but the first is as fast as from memory.
     """
-    if image_size < 1:
-        raise DataError(f"data.image_size is {image_size}; it takes a whole number at least 1")
+    if not 1 <= image_size <= LARGEST_IMAGE:
+        raise DataError(f"data.image_size is {image_size}; it takes a whole number from 1 to {LARGEST_IMAGE}")
     folder = Path(root) / split
     if not folder.is_dir():
         if split == "train" or not Path(root).is_dir():

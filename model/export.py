@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from model.net import DataSpec, class_probabilities, output_of
 
-FORMATS = {"onnx": "model.onnx", "torch_export": "model.pt2"}
+FORMATS = {"onnx": "model.onnx", "torch_export": "model.pt2", "safetensors": "model.safetensors"}
+ONNX = "onnx onnxscript onnxruntime"  # the packages
 TOLERANCE = 1e-4  # of a class probability, between the exported file and the network
 
 
@@ -39,7 +42,7 @@ class Deployed(nn.Module):
 
 
 def export(model: nn.Module, spec: DataSpec, inputs: Tensor, path: Path, *, form: str) -> float:
-    """Writes `model` (on the CPU, in evaluation mode) to `path` as one of FORMATS; the largest difference from it.
+    """Writes `model` (on the CPU, in evaluation mode) to `path` as onnx or torch_export; the largest difference from it.
 
     inputs [n >= 3, *input_shape]: real examples, images in [0, 1], on which the written file is compared with the network,
     in batches of n, of 1 and of 2. Raises ExportError where they differ, or a package is missing; then nothing is left.
@@ -63,6 +66,27 @@ def export(model: nn.Module, spec: DataSpec, inputs: Tensor, path: Path, *, form
     return difference
 
 
+def export_weights(model: nn.Module, spec: DataSpec, path: Path, notes: dict[str, str]) -> None:
+    """Writes the weights of `model` to `path` as safetensors, with the spec as JSON and `notes` beside them.
+
+    Raises ExportError where the file, read again, does not hold the same weights; then nothing is left.
+    """
+    require("safetensors", "export=safetensors", "safetensors")
+    from safetensors.torch import load_file, save_file
+
+    # Copies: the format takes neither the channels-last memory format nor tensors that share their memory.
+    weights = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}")
+    try:
+        save_file(weights, temporary, {"format": "pt", "spec": json.dumps(asdict(spec)), **notes})
+        written = load_file(temporary)
+        if written.keys() != weights.keys() or not all(torch.equal(written[name], weights[name]) for name in weights):
+            raise ExportError("the safetensors file does not hold the network's weights; it was not written")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_torch_export(deployed: nn.Module, example: Tensor, path: Path) -> None:
     """Writes the file that `torch.export.load` reads."""
     batch = torch.export.Dim("batch", min=1)
@@ -77,7 +101,7 @@ def read_torch_export(path: Path) -> Callable[[Tensor], Tensor]:
 
 def write_onnx(deployed: nn.Module, example: Tensor, path: Path) -> None:
     """Writes an ONNX file with inputs "inputs" and outputs "outputs"."""
-    require("onnxscript")
+    require("onnxscript", "export=onnx", ONNX)
     torch.onnx.export(
         deployed,
         (example,),
@@ -92,18 +116,16 @@ def write_onnx(deployed: nn.Module, example: Tensor, path: Path) -> None:
 
 def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     """A function that runs the file with onnxruntime."""
-    require("onnxruntime")
+    require("onnxruntime", "export=onnx", ONNX)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda inputs: torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
 
 
-def require(package: str) -> None:
-    """ExportError where an optional package is not installed."""
+def require(package: str, asked: str, needed: str) -> None:
+    """ExportError where an optional package is not installed; needed: all that go with it."""
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise ExportError(
-            f"export=onnx needs {package}, which is not installed: pip install onnx onnxscript onnxruntime"
-        )
+        raise ExportError(f"{asked} needs {package}, which is not installed: pip install {needed}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 import evaluate
@@ -39,10 +40,14 @@ def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         GlobalHydra.instance().clear()
         capsys.readouterr()
         code = 0
-        try:
-            COMMANDS[script]()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        with monkeypatch.context() as patch:
+            if not any(word in argument for argument in arguments for word in ("experiment=", "hydra")):
+                # Hydra composes everything twice, first to see whether it asks for a sweep, as only some presets do.
+                patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+            try:
+                COMMANDS[script]()
+            except SystemExit as stop:
+                code = int(stop.code or 0)
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,14 +14,14 @@ import torch
 from conftest import Outcome
 
 import model.export
-from evaluate import load_run
+from evaluate import build_model, load_config, load_run
 from model.datasets import digits, quadratic
+from model.net import DataSpec
+from utils import load_tensors
 
 
 def probabilities(directory: Path, images: torch.Tensor) -> torch.Tensor:
     """Class probabilities of images in [0, 1], from the run and with its normalisation written out."""
-    from utils import load_tensors
-
     network, _ = load_run(directory)
     spec = load_tensors(directory / "best.pt")["spec"]
     with torch.no_grad():
@@ -60,6 +63,45 @@ def test_a_regression_is_exported_with_values_as_they_come(
     exported = torch.export.load(directory / "model.pt2").module()(examples.inputs)
     with torch.no_grad():
         torch.testing.assert_close(exported, load_run(directory)[0](examples.inputs))
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_weights_leave_as_safetensors(
+    checkpoint: str, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    """Of a network in the channels-last format, whose tensors are not contiguous."""
+    pytest.importorskip("safetensors")
+    from safetensors import safe_open
+
+    directory = run_train("model=cnn", "trainer.epochs=2", "data.limit=100", "scheduler=step", "scheduler.step_size=1")
+    outcome = run_command("evaluate", f"run={directory}", "export=safetensors", f"checkpoint={checkpoint}")
+    assert outcome.code == 0, outcome.err
+    assert f"written: {directory / 'model.safetensors'} (the weights alone" in outcome.out
+    weights = load_tensors(directory / f"{checkpoint}.pt")["model"]
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == set(weights)
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in weights.items())
+        notes = file.metadata()
+    spec = DataSpec(**json.loads(notes["spec"]))
+    rebuilt = build_model(load_config(directory), spec)
+    rebuilt.load_state_dict(weights)
+    assert (spec.input_shape, spec.output_size, notes["checkpoint"]) == ([1, 8, 8], 10, checkpoint)
+    assert notes["config_sha256"] == hashlib.sha256((directory / "config.yaml").read_bytes()).hexdigest()
+    assert not list(directory.glob(".model*"))
+
+
+def test_a_package_that_is_missing_is_named(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = run_train("trainer.epochs=1", "data.limit=100")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *a: None if name == "safetensors" else find_spec(name, *a)
+    )
+    outcome = run_command("evaluate", f"run={directory}", "export=safetensors")
+    assert outcome.code == 1
+    assert outcome.err.strip().endswith("needs safetensors, which is not installed: pip install safetensors")
+    assert not list(directory.glob("*model.safetensors"))
 
 
 def test_a_file_that_differs_is_not_left_behind(

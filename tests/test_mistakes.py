@@ -6,7 +6,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ UNKNOWN = {
     "data.batchsize=8": ["data.batchsize", "did you mean data.batch_size?"],
     "+data.shuffel=true": ["data.shuffel"],
     "+scheduler.warmup=3": ["scheduler.warmup"],
+    "optimizer._target_=torch.optim.SGD": ["optimizer.betas", "optimizer._target_", "~optimizer.betas"],
     "+sede=3": ["sede", "did you mean seed?"],
     "sede=3": ["sede", "did you mean seed?"],
     "+foo.bar=3": ["foo"],
@@ -87,6 +88,7 @@ UNKNOWN = {
     "scheduler=": ["scheduler"],
     "model=../model/cnn": ["model"],
     "model=[mlp,cnn]": ["model"],
+    "data=[0]": ["data=[0]", "mnist"],
 }
 WRONG_TYPE = {
     "trainer.epochs=many": ["trainer.epochs", "'many'", "whole number"],
@@ -120,6 +122,9 @@ WRONG_TYPE = {
     "seed=null": ["seed", "null"],
     "seed=x": ["seed", "'x'"],
     "resume=3": ["resume"],
+    "model={a:1}": ["model"],
+    "model.activation={_target_:os.system}": ["model.activation", "text"],
+    "model.activation=[relu]": ["model.activation"],
 }
 OUT_OF_RANGE = {
     "optimizer.lr=0": ["optimizer.lr", "0", "above 0"],
@@ -135,6 +140,11 @@ OUT_OF_RANGE = {
     "seed=-1": ["seed", "-1", "at least 0"],
     f"seed={2**32}": ["seed", str(2**32), str(2**32 - 1)],
     f"seed={10**22}": ["seed"],
+    f"seed={'9' * 5000}": ["seed=999", "cannot be read"],
+    "optimizer.lr=1e999": ["optimizer.lr", "inf"],
+    "model.hidden_sizes=[99999999999999999999999]": ["model", "99999999999999999999999"],
+    "model.hidden_sizes=[999999999999]": ["model", "memory"],
+    "data.num_workers=1000000": ["data.num_workers", "1000000", "at most 1024"],
     "data.batch_size=0": ["data.batch_size", "0"],
     "data.batch_size=-3": ["data.batch_size", "-3"],
     "data.eval_batch_size=0": ["data.eval_batch_size"],
@@ -184,6 +194,10 @@ NAMES = {
     "name='a,b'": ["name"],
     f"name={'x' * 300}": ["name", "120"],
     "name=.hidden": ["name"],
+    "name='\udcff'": ["name", "\\udcff"],
+    "name='\x1b[31mred'": ["name", "\\x1b[31mred"],
+    "experiments_dir=''": ["experiments_dir", "empty"],
+    "data.root=''": ["data.root", "empty"],
     "name='a\\n'": ["name"],
 }
 SYNTAX = {
@@ -201,6 +215,10 @@ SYNTAX = {
     "model.hidden_sizes=1,2": ["-m", "'model.hidden_sizes=[1,2]'"],
     "seed": ["seed"],
     "=3": ["=3"],
+    "model.hidden_sizes=" + "[" * 300 + "]" * 300: ["model.hidden_sizes=[[[", "nested"],
+    "model.hidden_sizes=" + "[" * 3000 + "]" * 3000: ["model.hidden_sizes=[[[", "nested"],
+    "seed=choice(1,2)": ["seed=choice(1,2)", "--multirun"],
+    "seed=int(x)": ["seed=int(x)"],
 }
 TARGETS = {
     "model._target_=model.net.MPL": ["model._target_", "MPL", "did you mean MLP?"],
@@ -220,6 +238,12 @@ TARGETS = {
     "optimizer._target_=model.net.MLP": ["optimizer._target_", "torch.optim.Optimizer"],
     "optimizer._target_=torch.optim.Adma": ["optimizer._target_", "did you mean Adam"],
     "scheduler._target_=torch.optim.Adam": ["scheduler._target_", "LRScheduler"],
+    "model._target_='a\x1b[31m.b'": ["model._target_", "a\\x1b[31m"],
+    "model._target_=antigravity.fly": ["model._target_", "antigravity", "standard library"],
+    "model._target_=mistaken_module.Net": ["model._target_", "NameError", "mistaken_module.py, line 2"],
+    "model._target_=unwritten_module.Net": ["model._target_", "unwritten_module.py, line 1"],
+    "model._target_=leaving_module.Net": ["model._target_", "SystemExit"],
+    "optimizer._target_=torch.optim.LBFGS": ["optimizer"],
     "data._target_=subprocess.run": ["data._target_", "subprocess.run"],
     "data._target_=torch.load": ["data._target_", "torch.load"],
     f"{DATA}unannotated": ["data._target_", "unannotated", "annotated"],
@@ -227,6 +251,18 @@ TARGETS = {
     f"{DATA}bad_labels": ["labels from 1 to 3"],
 }
 ALL = UNKNOWN | WRONG_TYPE | OUT_OF_RANGE | NAMES | SYNTAX | TARGETS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_with_mistakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Modules of a user's own that cannot be imported."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "mistaken_module.py").write_text("x = 1\ny = undefined\n")
+    (folder / "unwritten_module.py").write_text("class Net(\n")
+    (folder / "leaving_module.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
 
 
 @pytest.mark.parametrize("argument", ALL, ids=lambda name: name[:60])
@@ -268,6 +304,15 @@ SEVERAL = {
     "a share that is none": (["scheduler=cosine", "scheduler.T_max=x%"], ["scheduler.T_max"]),
     "a step of size 0": (["scheduler=step", "scheduler.step_size=0"], ["scheduler"]),
     "a start above 1": (["scheduler=onecycle", "scheduler.pct_start=2", "optimizer=adam"], ["scheduler"]),
+    "a batch above the data": (["data.batch_size=91", "data.drop_last=true"], ["data.batch_size", "90"]),
+    "a share beyond all numbers": (["scheduler=cosine", f"scheduler.T_max={'9' * 400}%"], ["scheduler.T_max"]),
+    "an optimiser that computes the loss again": (
+        ["optimizer=sgd", "optimizer._target_=torch.optim.LBFGS", "~optimizer.weight_decay"], ["LBFGS", "closure"]
+    ),
+    "two presets": (["+experiment=[mnist_mlp,mnist_cnn]"], ["model"]),
+    "an epoch too many": (["resume=nowhere", "trainer.epochs=+x"], ["trainer.epochs"]),
+    "a root that is a file": (["data=image_folder", f"data.root={__file__}"], ["test_mistakes.py", "train/<class>"]),
+    "a root below a file": (["data=mnist", f"data.root={__file__}/x"], ["test_mistakes.py", "MNIST"]),
     "a run to resume that is not there": (["resume=nowhere"], ["nowhere", "does not exist"]),
     "two unknown options": (["model=cnnn", "data=imagenet"], ["model=cnnn"]),
 }  # fmt: skip
@@ -423,3 +468,64 @@ def test_any_configuration_passes_or_is_a_user_error(data: st.DataObject) -> Non
     key = data.draw(st.sampled_from(sorted(place)) | KEYS)
     place[key] = data.draw(PLAIN)
     only_user_errors(check, config, TrainConfig)
+
+
+# ------------------------------------------------------------------------------------------------ whatever may be typed
+
+TYPED_KEYS = [
+    *("name", "seed", "resume", "experiments_dir", "data", "data.root", "data.batch_size", "data.mean", "data.limit"),
+    *("model", "model._target_", "model.hidden_sizes", "model.dropout", "optimizer", "optimizer.lr", "optimizer.betas"),
+    *("optimizer._target_", "scheduler", "scheduler.T_max", "scheduler.interval", "trainer", "trainer.epochs"),
+    *("trainer.device", "trainer.devices", "trainer.monitor", "trainer.max_grad_norm", "trainer.precision", "rerun"),
+]
+TYPED_VALUES = st.recursive(
+    st.integers().map(str)
+    | st.floats().map(str)
+    | st.text(st.characters(exclude_characters="\0"), max_size=8)
+    | st.text(st.characters(exclude_characters="\0'\\"), max_size=8).map(lambda text: f"'{text}'")
+    | st.sampled_from(
+        ["cnn", "adam", "cosine", "digits", "mnist", "null", "true", "50%", "???", "''", "torch.optim.SGD"]
+    )
+    | st.sampled_from(
+        ["${seed}", "${name}", "${oc.env:HOME}", "${x", "[1,2", "{a:", "a,b", "range(3)", "glob(*)", "int(x)"]
+    )
+    | st.sampled_from([f"1{'0' * 400}", f"1e{'9' * 30}", "0x1", "1_0", "\udcff", "x" * 300, "[" * 99, "model.net.MLP"]),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]")
+        | st.dictionaries(KEYS, inner, max_size=2).map(lambda d: "{" + ",".join(f"{k}:{v}" for k, v in d.items()) + "}")
+    ),
+    max_leaves=5,
+)
+TYPED = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "", "", "+", "++", "~"]),
+    st.sampled_from(TYPED_KEYS) | KEYS.filter(lambda key: not key.startswith("-")),
+    st.sampled_from(["=", "=", "=", "", "==", " = "]),
+    TYPED_VALUES,
+)
+
+
+def check_typed(typed: list[str], run_command: Callable[..., Outcome]) -> None:
+    outcome = run_command("train", *typed, "dry_run=true")
+    assert outcome.code in (0, 1, 2), (typed, outcome.err)
+    assert "Traceback" not in outcome.err + outcome.out, typed
+    assert len(outcome.err.splitlines()) == (outcome.code != 0), (typed, outcome.err)
+    assert all(character.isprintable() for character in outcome.err.rstrip("\n")), typed
+
+
+FUZZED = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=60, derandomize=True, **FUZZED)
+@given(typed=st.lists(TYPED, min_size=1, max_size=2))
+def test_whatever_is_typed_is_a_run_or_one_line(typed: list[str], run_command: Callable[..., Outcome]) -> None:
+    check_typed(typed, run_command)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, **FUZZED)
+@given(typed=st.lists(TYPED, min_size=1, max_size=4))
+def test_whatever_is_typed_is_a_run_or_one_line_at_length(
+    typed: list[str], run_command: Callable[..., Outcome]
+) -> None:
+    check_typed(typed, run_command)
