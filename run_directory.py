@@ -165,9 +165,11 @@ class Run:
 
     def stop_if(self, signum: int) -> None:
         """Ends the run, all of whose state is on the disk, if a signal has asked a process to stop."""
-        if signum and self.world.is_main:
+        if not signum:
+            return  # one that was noted during the checkpoint is for after the next step
+        if self.world.is_main:
             write_status(self.directory, "interrupted", epoch=self.progress.epoch, step=self.progress.step)
-        self.stops.noted = signum or None
+        self.stops.noted = signum
         self.stops.check()
 
     def stop_broken(self) -> None:

@@ -202,6 +202,7 @@ def _link(path: Path, other: Path) -> None:
     except OSError:
         shutil.copyfile(path, temporary)
     temporary.replace(other)
+    temporary.unlink(missing_ok=True)  # where both were names of one file already, renaming has done nothing
 
 
 def remove_leftovers(directory: Path) -> None:

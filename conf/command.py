@@ -182,7 +182,8 @@ def _stop(message: str, *, code: int) -> None:
 def _unreadable(error: Exception) -> str:
     """What to say of an error that comes out of Hydra or OmegaConf themselves: they were not made for what was typed."""
     frames = traceback.extract_tb(error.__traceback__)
-    is_theirs = re.search(r"[/\\](hydra|omegaconf|antlr4|yaml)[/\\]", frames[-1].filename) if frames else None
+    last = frames[-50:] if isinstance(error, RecursionError) else frames[-1:]  # too deep, they are anywhere
+    is_theirs = any(re.search(r"[/\\](hydra|omegaconf|antlr4|yaml)[/\\]", frame.filename) for frame in last)
     has_begun = any(frame.name == "job" and frame.filename == __file__ for frame in frames)
     if not is_theirs or (has_begun and not isinstance(error, (RecursionError, ValueError))):
         return ""

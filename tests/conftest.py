@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 from hydra._internal.hydra import Hydra
@@ -74,6 +75,18 @@ def run_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[.
         return directory
 
     return run
+
+
+@pytest.fixture(scope="session")
+def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 320 small images in two classes."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(320):
+        folder = root / "train" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(256, (8, 8, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        PIL.Image.fromarray(pixels.numpy()).save(folder / f"{number}.png")
+    return root
 
 
 @pytest.fixture(autouse=True)

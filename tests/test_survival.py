@@ -1,0 +1,320 @@
+"""A run that is killed goes on as if it had not been, wherever that was; and the tests that say so would notice."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from test_resume import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
+from test_sweep import is_alive, needs_proc, wait_until
+from test_train import compose
+
+import pictures
+import provenance
+import run_directory
+import train
+from conf.command import checked
+from conf.schema import TrainConfig
+from evaluate import Means
+from model.net import MLP, DataSpec
+from run_directory import Run, recorded_part
+from utils import RandomState, RunLogger, load_tensors
+
+NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]
+STEPS_PER_EPOCH = 5  # of 300 examples, 64 at a time
+
+
+def configuration(*overrides: str) -> DictConfig:
+    fixed = ["trainer.images=false", "trainer.device=cpu", *SHORT]
+    return checked(recorded_part(compose(*fixed, *overrides)), TrainConfig)
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk: what a process gave to the kernel survives its death, if not the machine's."""
+    code = provenance.code_state()
+    monkeypatch.setattr(provenance, "code_state", lambda: code)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def whole_run(cfg: DictConfig, directory: Path) -> dict[str, Any]:
+    """What a run comes to that nothing happens to."""
+    train.train(cfg, directory)
+    return outcome_of(directory)
+
+
+def assert_same(outcome: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert outcome.keys() == expected.keys()
+    for what in expected:
+        assert same(outcome[what], expected[what]), what
+
+
+# ------------------------------------------------------------------------------- the test of equality is known to see
+
+
+class Moody(MLP):
+    """A network that draws from every generator when it trains, and is best at the end of the second epoch."""
+
+    def __init__(self, spec: DataSpec) -> None:
+        super().__init__(spec, dropout=0.3)
+        self.register_buffer("num_steps", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.num_steps += int(self.training and torch.is_grad_enabled())
+        noise = (random.random() + np.random.random()) * self.training
+        sign = 1 if self.num_steps <= 2 * STEPS_PER_EPOCH else -1
+        return super().forward(x + noise) * sign
+
+
+MOODY = ["model._target_=test_survival.Moody", *NO_OPTIONS, "optimizer.lr=0.01", "scheduler=cosine"]
+MOODY += ["trainer.precision=fp16", "trainer.animate=true"]
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise Killed
+
+
+# How a run of 4 epochs ends: what it is told about checkpoints, and what kills it.
+ENDS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "in epoch 4": ("17", lambda patch: kill_after(19, patch)),  # logs step 18 after its checkpoint
+    "before it measures epoch 1": ("5", lambda patch: patch.setattr(train, "validate", never)),
+    "before its last words": ("17", lambda patch: patch.setattr(train, "check_outcome", never)),
+}
+# What is left out of the state that is restored -> what restores it.
+PARTS: dict[str, type] = {
+    "model": torch.nn.Module,
+    "optimizer": torch.optim.Optimizer,
+    "schedule": train.Schedule,
+    "scaler": torch.amp.GradScaler,
+    "snapshots": pictures.Snapshots,
+    "log": RunLogger,
+    "measured": train.Measured,
+    "measured.means": Means,
+    "measured.recent": train.Measured,
+    "measured.sizes": train.Measured,
+    "random": RandomState,
+    "random.python": RandomState,
+    "random.numpy": RandomState,
+    "random.torch": RandomState,
+    **{f"progress.{field.name}": train.Progress for field in dataclasses.fields(train.Progress)},
+}
+END_OF = {"progress.learning_rate": "before it measures epoch 1", "progress.final": "before its last words"}
+
+
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """moody(end): (a run that has ended so, what it would have come to)."""
+    folder = tmp_path_factory.mktemp("moody")
+    expected: dict[str, Any] = {}
+
+    def stopped(end: str) -> tuple[Path, dict[str, Any]]:
+        if not expected:
+            expected.update(whole_run(configuration(*MOODY), folder / "whole"))
+        directory, (every, kill) = folder / end.replace(" ", "-"), ENDS[end]
+        if not directory.exists():
+            torch.manual_seed(0)
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+                kill(patch)
+                train.train(configuration(*MOODY, f"trainer.checkpoint_every={every}"), directory)
+        return directory, expected
+
+    return stopped
+
+
+def restored_without(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves a part of the state, or a field of it, as it is in a run that starts."""
+    load, (_, _, field) = PARTS[part].load_state_dict, part.partition(".")
+
+    def load_rest(self: Any, state: dict[str, Any], *rest: Any) -> Any:
+        if field and part != "measured.means":
+            return load(self, state | {field: self.state_dict()[field]}, *rest)
+        return None
+
+    monkeypatch.setattr(PARTS[part], "load_state_dict", load_rest)
+
+
+def go_on(stopped: Path, directory: Path, *overrides: str) -> dict[str, Any]:
+    """What a copy of a run comes to when it goes on, in a process whose generators have been used."""
+    shutil.copytree(stopped, directory)
+    for generator in (random.seed, np.random.seed, torch.manual_seed):
+        generator(12345)
+    train.train(run_directory.load_config(directory), directory, overrides)
+    return outcome_of(directory)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_run_with_every_part_goes_on_exactly(end: str, moody: Callable[..., Any], tmp_path: Path) -> None:
+    stopped, expected = moody(end)
+    assert expected["metrics"]["best"]["epoch"] == 2
+    assert_same(go_on(stopped, tmp_path / "again"), expected)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_not_restored_is_missed(
+    part: str, moody: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, expected = moody(END_OF.get(part, "in epoch 4"))
+    restored_without(part, monkeypatch)
+    with pytest.raises((AssertionError, LookupError, ValueError)):  # it ends otherwise, or cannot even go on
+        assert_same(go_on(stopped, tmp_path / "again"), expected)
+
+
+def test_every_part_of_a_checkpoint_was_left_out(moody: Callable[..., Any]) -> None:
+    state = load_tensors(moody("in epoch 4")[0] / "last.pt")
+    saved = state.keys() - {"format", "spec", "configuration", "processes"} | state["processes"]["states"][0].keys()
+    assert saved == {part.partition(".")[0] for part in PARTS}
+    assert state["progress"].keys() == {part.partition(".")[2] for part in PARTS if "progress" in part}
+
+
+# ------------------------------------------------------------------------------------------------------------- SIGKILL
+
+
+def fork(task: Callable[[], Any]) -> int:
+    """Does a task in a new process, which says nothing and whose exit code is 0 if it comes to its end; its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        task()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        os._exit(code)
+
+
+@dataclasses.dataclass
+class Kills:
+    """What came of killing runs."""
+
+    kills: int = 0
+    runs: int = 0
+    most_lost: int = 0  # steps that a kill has cost
+    without_checkpoint: int = 0  # kills before the first one
+
+
+def survive(
+    cfg: DictConfig, directory: Path, kills: Kills, *, chance: random.Random, seconds: float, at_most: int
+) -> None:
+    """Trains in processes that are killed after up to so many seconds, one after the other, until the run finishes."""
+    reached = mmap.mmap(-1, 8)  # the latest step, which outlives the process that took it
+    bound = min(cfg.trainer.checkpoint_every or STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    after_step = Run.after_step
+
+    def count(run: Run) -> None:
+        reached[:8] = run.progress.step.to_bytes(8, "little")
+        after_step(run)
+
+    def work() -> None:
+        Run.after_step = count  # type: ignore[method-assign]
+        train.train(cfg, directory)
+
+    for number in range(1000):
+        pid = fork(work)
+        if number < at_most:
+            time.sleep(chance.uniform(0, seconds))
+            os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code != -signal.SIGKILL:
+            break
+        kills.kills += 1
+        whole = (directory / "last.pt").exists()
+        step = load_tensors(directory / "last.pt")["progress"]["step"] if whole else 0
+        kills.without_checkpoint += not whole
+        lost = int.from_bytes(reached[:8], "little") - step
+        assert 0 <= lost <= bound
+        kills.most_lost = max(kills.most_lost, lost)
+        reached[:8] = step.to_bytes(8, "little")
+    kills.runs += 1
+    assert code == 0
+    assert not list(directory.glob(".*.tmp"))
+
+
+def processes_in(session: int) -> list[int]:
+    """The processes of a session that live."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            found += [int(path.parent.name)] * (int(fields[3]) == session and fields[0] != "Z")
+    return found
+
+
+def kill_often(cfg: DictConfig, folder: Path, kills: Kills, *, chance: random.Random, num_kills: int) -> None:
+    """Kills runs of a configuration so many times in all, each of which must come to what an undisturbed one does."""
+    started = time.perf_counter()
+    os.waitpid(fork(lambda: train.train(cfg, folder / "whole")), 0)
+    seconds = time.perf_counter() - started
+    expected, wanted = outcome_of(folder / "whole"), kills.kills + num_kills
+    for number in range(num_kills * 20):
+        left = wanted - kills.kills
+        if left <= 0:
+            break
+        survive(cfg, folder / str(number), kills, chance=chance, seconds=seconds, at_most=left)
+        assert_same(outcome_of(folder / str(number)), expected)
+
+
+@pytest.mark.parametrize("variant", ["mlp with dropout", "regression, sgd, passes"])
+def test_runs_killed_at_random_end_as_if_left_alone(variant: str, tmp_path: Path) -> None:
+    kills = Kills()
+    cfg = configuration(*VARIANTS[variant], "trainer.checkpoint_every=2")
+    kill_often(cfg, tmp_path, kills, chance=random.Random(0), num_kills=3)
+    assert kills.kills == 3
+
+
+@needs_proc
+def test_a_killed_run_leaves_no_process_behind_that_holds_it(
+    image_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes that decode images notice within seconds that they are alone; until then they block nothing."""
+    monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 1.0)
+    cfg = configuration(*VARIANTS["image folder, 2 workers"], f"data.root={image_root}")
+    expected = whole_run(cfg, tmp_path / "whole")
+    pid = fork(lambda: train.train(cfg, tmp_path / "killed"))
+    wait_until((tmp_path / "killed" / "last.pt").exists)
+    orphans = [process for process in processes_in(pid) if process != pid]
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    train.train(cfg, tmp_path / "killed")
+    assert_same(outcome_of(tmp_path / "killed"), expected)
+    assert len(orphans) == 4, "two for training, two for validation"
+    wait_until(lambda: not any(map(is_alive, orphans)), seconds=10)
+
+
+EVERY = ["null", "2", "3", "4", "1", "2", "null", "3"]
+CAMPAIGN = [
+    *([*variant, f"trainer.checkpoint_every={every}"] for variant, every in zip(VARIANTS.values(), EVERY, strict=True)),
+    ["experiment=dynamic_net", "trainer.checkpoint_every=2"],
+    ["experiment=two_layer_by_hand"],
+    ["experiment=gaussians", "trainer.images=true", "trainer.checkpoint_every=1"],
+    ["experiment=digits_mlp", "trainer.checkpoint_every=7"],
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(image_root: Path, tmp_path: Path) -> None:
+    """A mix of presets, killed 200 times: as many exact resumptions, and no more lost than the bound."""
+    kills, chance = Kills(), random.Random(0)
+    for number, overrides in enumerate(CAMPAIGN):
+        cfg = configuration(f"data.root={image_root}", *overrides, *SHORT, "trainer.epochs=8")
+        share = 200 * (number + 1) // len(CAMPAIGN) - kills.kills
+        kill_often(cfg, tmp_path / str(number), kills, chance=chance, num_kills=share)
+        print(f"{number + 1}/{len(CAMPAIGN)} {kills}", flush=True)
+    assert kills.kills == 200
