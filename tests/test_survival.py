@@ -32,7 +32,7 @@ from conf.schema import TrainConfig
 from evaluate import Means
 from model.net import MLP, DataSpec
 from run_directory import Run, recorded_part
-from utils import RandomState, RunLogger, load_tensors
+from utils import Damaged, RandomState, RunLogger, load_tensors, read_whole
 
 NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]
 STEPS_PER_EPOCH = 5  # of 300 examples, 64 at a time
@@ -296,6 +296,167 @@ def test_a_killed_run_leaves_no_process_behind_that_holds_it(
     assert_same(outcome_of(tmp_path / "killed"), expected)
     assert len(orphans) == 4, "two for training, two for validation"
     wait_until(lambda: not any(map(is_alive, orphans)), seconds=10)
+
+
+# ------------------------------------------------------------------------------- a kill at every operation on a file
+
+
+class Torn:
+    """A file that counts each write as two operations: half of what is written, and the rest."""
+
+    def __init__(self, file: Any, count: Callable[[], None]) -> None:
+        self.file, self.count = file, count
+
+    def write(self, content: Any) -> None:
+        self.count()
+        self.file.write(content[: len(content) // 2])
+        self.file.flush()
+        self.count()
+        self.file.write(content[len(content) // 2 :])
+
+    def __enter__(self) -> Torn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+def die_at(number: int, directory: Path) -> Callable[[], None]:
+    """In a process to be killed: lets it die before its so-manyth operation that changes a file of a directory.
+
+    What it returns is called to start the counting.
+    """
+    left = -1  # not counting
+    open_path = Path.open
+
+    def count() -> None:
+        nonlocal left
+        if left > 0:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        reads = event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        is_file = isinstance(arguments[0], (str, Path)) if arguments else False
+        writes = event in ("open", "os.rename", "os.link", "os.remove", "os.truncate") and not reads
+        if writes and is_file and str(directory) in str(arguments[0]):
+            count()
+
+    def open_torn(self: Path, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
+        file = open_path(self, mode, *arguments, **keywords)
+        return file if mode.startswith("r") else Torn(file, count)
+
+    def start() -> None:
+        nonlocal left
+        left = number
+
+    sys.addaudithook(watch)
+    Path.open = open_torn  # type: ignore[method-assign, assignment]
+    os.fsync = lambda descriptor: count()
+    return start
+
+
+def kill_at_every_operation(
+    cfg: DictConfig,
+    stopped: Path,
+    folder: Path,
+    expected: dict[str, Any],
+    start_at: Callable[[Callable[[], None]], None],
+) -> int:
+    """Kills a copy of a run at each operation on its files after `start_at`; how many there were.
+
+    Each copy must have a checkpoint that loads, and come to what is expected.
+    """
+    for number in range(1, 1000):
+        directory = folder / str(number)
+        if stopped.exists():
+            shutil.copytree(stopped, directory)
+
+        def work(number: int = number, directory: Path = directory) -> None:
+            start_at(die_at(number, directory))
+            train.train(cfg, directory)
+
+        code = os.waitstatus_to_exitcode(os.waitpid(fork(work), 0)[1])
+        if code == 0:
+            return number - 1
+        assert code == -signal.SIGKILL
+        if stopped.exists():
+            load_tensors(directory / "last.pt")
+        train.train(cfg, directory)
+        assert_same(outcome_of(directory), expected)
+        assert not list(directory.glob(".*.tmp"))
+        shutil.rmtree(directory)
+    raise AssertionError("it never came to its end")
+
+
+QUADRATIC = ["data=quadratic", "data.passes=2", "data.batch_size=100", "trainer.epochs=2", "trainer.log_every=1"]
+
+
+def in_the_second_save(start: Callable[[], None]) -> None:
+    """Starts something with the second checkpoint of this process, which ends with it."""
+    save, calls = Run.save, []
+
+    def counted(self: Run) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            start()
+        save(self)
+        if len(calls) == 2:
+            os._exit(0)
+
+    Run.save = counted  # type: ignore[method-assign]
+
+
+def test_a_kill_at_any_operation_of_a_save_leaves_a_checkpoint(tmp_path: Path) -> None:
+    cfg = configuration(*QUADRATIC, "trainer.checkpoint_every=1")
+    expected = whole_run(cfg, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_after(2, patch)  # the saves of the next process have both last.pt and before.pt to take care of
+        train.train(cfg, tmp_path / "stopped")
+    num_operations = kill_at_every_operation(
+        cfg, tmp_path / "stopped", tmp_path / "killed", expected, in_the_second_save
+    )
+    # Two logs are synced; last.pt is opened, written in halves, synced, linked, renamed; status.json, but for the link.
+    assert num_operations > 15
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_operation_of_a_run_leaves_it_resumable(tmp_path: Path) -> None:
+    cfg = configuration(*QUADRATIC, "trainer.checkpoint_every=1")
+    expected = whole_run(cfg, tmp_path / "whole")
+    nothing = tmp_path / "nothing"
+    num_operations = kill_at_every_operation(cfg, nothing, tmp_path / "killed", expected, lambda start: start())
+    print(f"killed at {num_operations} operations")
+    assert num_operations > 150
+
+
+# ---------------------------------------------------------------------------------------------------------- bit flips
+
+
+def test_a_thousand_flipped_bits_are_noticed(tmp_path: Path) -> None:
+    train.train(configuration("trainer.epochs=1", "model.hidden_sizes=[16]"), tmp_path)
+    chance = random.Random(0)
+    for name in ("best.pt", "last.pt"):
+        with (tmp_path / name).open("r+b", buffering=0) as file:
+            size = len(read_whole(tmp_path / name))
+            for _ in range(500):
+                position, bit = chance.randrange(size), 1 << chance.randrange(8)
+                file.seek(position)
+                (byte,) = file.read(1)
+                for value in (byte ^ bit, byte):
+                    file.seek(position)
+                    file.write(bytes([value]))
+                    if value != byte:
+                        with pytest.raises(Damaged):
+                            read_whole(tmp_path / name)
+        load_tensors(tmp_path / name)  # put right again
+
+
+# ------------------------------------------------------------------------------------------------- the long campaign
 
 
 EVERY = ["null", "2", "3", "4", "1", "2", "null", "3"]
