@@ -79,7 +79,7 @@ def test_an_answer_does_not_depend_on_the_other_images_of_the_batch(model_name: 
     torch.testing.assert_close(model(images), one_by_one, rtol=1e-4, atol=1e-4 * one_by_one.abs().max().item())
 
 
-FEATURE_SIZES = {"mlp": 64, "cnn": 32 * 2 * 2, "lstm": 64, "resnet": 64}
+FEATURE_SIZES = {"mlp": 64, "cnn": 32 * 2 * 2, "lstm": 64, "resnet": 64, "fast_cnn": 256}
 
 
 @pytest.mark.parametrize("model_name", FEATURE_SIZES)

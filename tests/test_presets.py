@@ -44,7 +44,7 @@ def run_preset(run_command: Callable[..., Outcome], folder: Path, preset: str, *
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_preset_runs_and_makes_its_picture(preset: str, run_command: Callable[..., Outcome], tmp_path: Path) -> None:
-    arguments = ["trainer.epochs=2", "data.max_batches=4"]
+    arguments = ["trainer.epochs=2", "data.max_batches=4", "trainer.images=true"]
     if preset.startswith(("mnist_", "cifar10_")):  # the images at hand stand in for the ones that have to be there
         arguments += ["data=digits", "data.limit=200", "data.batch_size=50"]
     directories = run_preset(run_command, tmp_path, preset, *arguments)
@@ -157,6 +157,20 @@ def test_mnist_lstm_figure(run_command: Callable[..., Outcome], tmp_path: Path) 
     evaluation = evaluation_of(run_command, directory)
     assert evaluation["test/accuracy"] >= 0.95
     assert sum(map(int.__eq__, evaluation["first_predictions"], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9])) >= 9
+
+
+@pytest.mark.slow
+@needs_mnist
+@pytest.mark.parametrize(("preset", "accuracy", "num_seeds"), [("mnist_99", 0.99, 5), ("mnist_995", 0.995, 3)])
+def test_time_to_accuracy_figures(
+    preset: str, accuracy: float, num_seeds: int, run_command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """The accuracy, which holds for the mean over seeds; how long it takes is measured in no test."""
+    accuracies = []
+    for seed in range(num_seeds):
+        (directory,) = run_preset(run_command, tmp_path / str(seed), preset, f"seed={seed}")
+        accuracies.append(evaluation_of(run_command, directory)["test/accuracy"])
+    assert sum(accuracies) / num_seeds >= accuracy, accuracies
 
 
 @pytest.mark.slow
