@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets  # noqa: F401  these here, so that no forked process imports them for itself
 import torch
+import torch._dynamo
+import torch.utils.tensorboard
 from omegaconf import DictConfig
 from test_resume import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
 from test_sweep import is_alive, needs_proc, wait_until
