@@ -21,6 +21,7 @@ import sklearn.datasets  # noqa: F401  these here, so that no forked process imp
 import torch
 import torch._dynamo
 import torch.utils.tensorboard
+from conftest import read_lines
 from omegaconf import DictConfig
 from test_resume import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
 from test_sweep import is_alive, needs_proc, wait_until
@@ -218,7 +219,8 @@ def survive(
 ) -> None:
     """Trains in processes that are killed after up to so many seconds, one after the other, until the run finishes."""
     reached = mmap.mmap(-1, 8)  # the latest step, which outlives the process that took it
-    bound = min(cfg.trainer.checkpoint_every or STEPS_PER_EPOCH, STEPS_PER_EPOCH)
+    epoch = read_lines(directory.parent / "whole" / "metrics.jsonl")[0]["step"]
+    bound = min(cfg.trainer.checkpoint_every or epoch, epoch)
     after_step = Run.after_step
 
     def count(run: Run) -> None:
