@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -210,20 +211,21 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
         signals_to_handle=HANDLED,
     )
     threads = max(1, torch.get_num_threads() // num_processes)
-    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they log of an end is told below, in one line
+    logging.disable()  # what PyTorch logs here of an end is told below, in one line
     os.environ.setdefault(
         "PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"
     )  # of killed processes
     try:
         outcomes = elastic_launch(config, entrypoint=_call)(function, arguments, threads)
-    except SignalException as signal:
-        raise Interrupted(signal.sigval.value) from None
+    except SignalException as received:
+        raise Interrupted(received.sigval.value) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise Lost(
             f"process {rank} of the {num_processes} that trained together has ended ({failure.message})"
         ) from None
+    finally:
+        logging.disable(logging.NOTSET)
     errors = [outcome["error"] for _, outcome in sorted(outcomes.items()) if "error" in outcome]
     for told in sorted(errors, key=lambda error: isinstance(error, Lost)):  # who lost others only says that they ended
         raise told
@@ -238,6 +240,8 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int
         return {"value": function(*arguments)}
     except (UserError, Interrupted) as error:
         return {"error": error}
+    except KeyboardInterrupt:  # before training listens to signals
+        return {"error": Interrupted(signal.SIGINT)}
     except Exception as error:
         if getattr(error, "for_user", False):
             return {"error": UserError(str(error))}

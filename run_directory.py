@@ -54,6 +54,9 @@ from utils import (
 if TYPE_CHECKING:
     from train import Measured, Progress, Setup
 
+# What may differ while a run goes on: more epochs are more work, and places and devices may change.
+FREE = ("trainer.epochs", "trainer.device", "trainer.devices", "resume", "experiments_dir", "data.root")
+
 # ------------------------------------------------------------------------------------------------- while a run writes it
 
 
@@ -309,8 +312,7 @@ def lead(run: Run, cfg: DictConfig, overrides: Sequence[str], *, is_new: bool) -
 def identity(cfg: DictConfig) -> str:
     """A hash of a configuration but for what may change while a run goes on."""
     values = flatten(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
-    free = ("name", "resume", "experiments_dir", "data.root", "trainer.epochs", "trainer.device", "trainer.devices")
-    fixed = {key: value for key, value in values.items() if key not in free}
+    fixed = {key: value for key, value in values.items() if key not in ("name", *FREE)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
@@ -499,8 +501,7 @@ def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None
         return None
     recorded = load_config(directory)
     asked, there = flatten(OmegaConf.to_container(cfg)), flatten(OmegaConf.to_container(recorded))  # type: ignore[arg-type]
-    free = ("trainer.epochs", "resume", "experiments_dir", "data.root")  # more epochs are more work; places may change
-    if different := [key for key in asked | there if key not in free and asked.get(key) != there.get(key)]:
+    if different := [key for key in asked | there if key not in FREE and asked.get(key) != there.get(key)]:
         raise UserError(
             f"{here(directory)} holds a run of another configuration ({', '.join(different)} differ); "
             f"choose another name, or remove it"

@@ -230,6 +230,9 @@ def test_the_command_and_torchrun_do_the_same(tmp_path: Path) -> None:
         (directory,) = (tmp_path / folder / "x").iterdir()
         metrics.append(json.loads((directory / "metrics.json").read_text()))
         assert "devices: 2" in (directory / "config.yaml").read_text()
+    longer = launch(sys.executable, "train.py", f"resume={directory}", "trainer.devices=1", "trainer.epochs=4")
+    assert longer.returncode == 0, longer.stderr
+    assert "trainer.devices=1 where it was 2" in longer.stderr
     assert metrics[0] == metrics[1]
 
 
