@@ -59,7 +59,7 @@ from utils import (
     write_json,
 )
 
-FOLD_AT = 4096  # examples whose values are held back before they are added up
+FOLD_AT = 2**18  # numbers of outputs that are held back before they are added up, all at once
 
 
 class Means:
@@ -84,10 +84,10 @@ class Means:
         return self.num_folded + self.num_waiting
 
     def add(self, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
-        """A batch: its loss values [batch], the network's outputs [batch, ...] and the targets [batch, ...]."""
-        self.waiting.append((losses.detach(), outputs.detach(), targets))
+        """A batch: its loss values [batch], the network's outputs [batch, ...] (detached) and the targets [batch, ...]."""
+        self.waiting.append((losses, outputs, targets))
         self.num_waiting += len(losses)
-        if self.num_waiting >= FOLD_AT:
+        if self.num_waiting * outputs.numel() >= FOLD_AT * len(outputs):
             self._fold()
 
     def result(self) -> dict[str, float]:
@@ -117,7 +117,7 @@ class Means:
         losses, outputs, targets = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
         values = [losses, *(metric.values(outputs, targets) for metric in self.metrics.values())]
         exact = torch.float32 if losses.device.type == "mps" else torch.float64  # mps has no float64
-        sums = [value.to(exact).sum(dim=0) for value in values]
+        sums = [value.sum(dim=0, dtype=exact) for value in values]
         self.sums = [old + new for old, new in zip(self.sums, sums, strict=True)] if self.sums else sums
         self.num_folded += self.num_waiting
         self.waiting, self.num_waiting = [], 0

@@ -101,10 +101,11 @@ def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) ->
     return device.type == "cuda" and has_triton and num_steps >= STEPS_TO_COMPILE
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a network computes in "fp32" (that is: as it is), "bf16" or "fp16"."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a network computes in "fp32" (that is: as it is), "bf16" or "fp16"; may be entered again."""
+    if precision == "fp32":
+        return contextlib.nullcontext()  # an autocast that is off does the same, in the time of some operations
+    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16)
 
 
 def full_precision(values: torch.Tensor) -> torch.Tensor:
@@ -541,7 +542,7 @@ class RunLogger:
         """The line of one moment within an epoch: TensorBoard, train.log, and the console or the progress bar."""
         self.scalars(values, step)
         shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items()}
-        bar.set_postfix(shown | self.validated)
+        bar.set_postfix(shown | self.validated, refresh=False)  # drawn when the bar is, ten times a second
         self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
 
     def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:

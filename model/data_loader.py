@@ -8,6 +8,7 @@ themselves are in `model/datasets.py`.
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,8 @@ from model.cache import Decoded
 from model.datasets import DataError, Examples, Folder, whole_batch
 from model.net import DataSpec
 
+GATHER_AT = 512  # examples taken from a dataset in memory at once: several small batches cost little more than one
+NORMALIZED_AT_ONCE = 64 * 2**20  # numbers of a dataset (4 bytes each) that are kept as the network takes them
 FOLDER_STATISTICS_SIZE = 2000  # images of a folder from which its mean and std are estimated
 
 
@@ -57,11 +60,14 @@ class Normalize:
     ) -> None:
         self.mean = torch.tensor(mean or (0.0,), device=device)
         self.std = torch.tensor(std or (1.0,), device=device)
+        self.offset = (self.mean * 255).view(-1, 1, 1)  # for images as bytes
+        self.scale = (1 / (self.std * 255)).view(-1, 1, 1)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        mean, std = self._shaped(inputs)
         if inputs.dtype == torch.uint8:
-            return torch.sub(inputs, mean * 255).mul_(1 / (std * 255))  # one pass reads uint8 and writes float32
+            # Three vectorised passes: an operation on two types at once would be one, but a slower one.
+            return inputs.float().sub_(self.offset).mul_(self.scale)
+        mean, std = self._shaped(inputs)
         return (inputs - mean) / std
 
     def inverse(self, inputs: Tensor) -> Tensor:
@@ -71,6 +77,11 @@ class Normalize:
     def _shaped(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, *[1] * (inputs.dim() - 2))
         return self.mean.view(shape), self.std.view(shape)
+
+
+def unchanged(inputs: Tensor, indices: Tensor | None = None) -> Tensor:
+    """The neutral element of what is done to inputs: nothing."""
+    return inputs
 
 
 class RandomCropFlip:
@@ -169,7 +180,9 @@ class TensorLoader:
     """Batches of a dataset that lives as tensors on the device: no workers, no copies from the host."""
 
     def __init__(self, examples: Examples, batching: Batching) -> None:
-        self.inputs = examples.inputs.to(batching.device)
+        self.inputs, self.normalize = examples.inputs.to(batching.device), batching.normalize
+        if batching.augment is unchanged and self.inputs.numel() <= NORMALIZED_AT_ONCE:
+            self.inputs, self.normalize = batching.normalize(self.inputs), unchanged
         self.targets = examples.targets.to(batching.device)
         self.batching, self.epoch, self.start = batching, 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
@@ -185,10 +198,20 @@ class TensorLoader:
         """Nothing to let go of."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for own in self.batching.batches(len(self.targets), self.epoch, self.start):
-            indices = own.to(self.batching.device)
-            inputs = self.batching.augment(self.gather(indices), indices)
-            yield self.batching.normalize(inputs), self.targets.index_select(0, indices)
+        together = max(1, GATHER_AT // self.batch_size)
+        # Whole groups, wherever an epoch goes on: a batch lies alike in memory, on which the last digits may depend.
+        skipped = self.start % together
+        batches = self.batching.batches(len(self.targets), self.epoch, self.start - skipped)
+        while group := list(itertools.islice(batches, together)):
+            yield from itertools.islice(self.several(group), skipped, None)
+            skipped = 0
+
+    def several(self, group: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches whose indices are given, made at once."""
+        indices = torch.cat(list(group)).to(self.batching.device)
+        inputs = self.normalize(self.batching.augment(self.gather(indices), indices))
+        sizes = [len(own) for own in group]
+        return zip(inputs.split(sizes), self.targets.index_select(0, indices).split(sizes), strict=True)
 
     def gather(self, indices: Tensor) -> Tensor:
         """The stored inputs at `indices` [batch], on the device."""
@@ -200,7 +223,8 @@ class MappedLoader(TensorLoader):
 
     def __init__(self, examples: Decoded, batching: Batching) -> None:
         self.rows = examples.rows
-        self.inputs, self.targets = examples.pixels, examples.targets.to(batching.device)
+        self.inputs, self.normalize = examples.pixels, batching.normalize
+        self.targets = examples.targets.to(batching.device)
         self.batching, self.epoch, self.start = batching, 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
 
@@ -408,7 +432,7 @@ def make_loader(
 
     part: which of a batch's examples are this process's, where several train together.
     """
-    augment: Callable[[Tensor, Tensor], Tensor] = lambda inputs, indices: inputs  # noqa: E731
+    augment: Callable[[Tensor, Tensor], Tensor] = unchanged
     if crop_padding or flip:
         if len(spec.input_shape) != 3:
             raise DataError("data.crop_padding and data.flip are for images; the examples of this data are none")
