@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes
 ARGS ?=
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help train test test-all lint format lock bench-sweep gallery clean
+.PHONY: help train test test-all lint format lock bench bench-sweep gallery clean
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
@@ -57,6 +57,10 @@ $(VENV)/.dev: requirements-dev.txt | $(BIN)/python
 	@echo "Installing the pinned development requirements into $(VENV) (several GB with CUDA; some minutes the first time)"
 	$(PIP) -r requirements-dev.txt
 	@touch $@ $(VENV)/.runtime
+
+bench: $(VENV)/.dev  ## measure training against a bare loop, PyTorch's example and Lightning (MNIST in data/ or DATA_ROOT)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/growth.py
 
 bench-sweep: $(VENV)/.runtime  ## measure a sweep against one command after the other
 	$(BIN)/python benchmarks/sweep.py

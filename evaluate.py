@@ -306,7 +306,9 @@ def evaluate_run(
             f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
         )
     loader = make_eval_loader(cfg, examples, spec, chosen_device)
-    precision = choose_precision(cfg.trainer.precision, chosen_device, model)
+    precision = choose_precision(
+        cfg.trainer.precision, chosen_device, model, task=spec.task, batch_size=cfg.data.batch_size
+    )
     predictions = list(predict(model, loader, precision))
     metrics = measure(predictions, choose_loss(cfg.trainer.loss, spec, output), metrics_for(spec.task))
 

@@ -207,8 +207,8 @@ class Measured:
             sums = torch.stack(self.recent).sum(dim=1)
         else:  # the last batch of an epoch is a smaller one
             sums = torch.stack([values.sum() for values in self.recent])
-        sums = self.world.sum(sums).tolist()
-        losses = [total / size for total, size in zip(sums, self.sizes, strict=True)]
+        totals = self.world.sum(sums).tolist()
+        losses = [total / size for total, size in zip(totals, self.sizes, strict=True)]
         for step, loss in enumerate(losses, start=progress.step - len(losses) + 1):
             if not math.isfinite(loss):
                 raise Diverged(f"the loss is {loss} at {progress.place(step)}; {CALMER}")
@@ -321,7 +321,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         optimizer,
         build_schedule(cfg, optimizer, num_steps_per_epoch=len(train_loader), monitor=monitor),
         world=world,
-        precision=choose_precision(cfg.trainer.precision, device, model),
+        precision=choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=data.batch_size),
         compiled=choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader)),
         **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate", "sync_batchnorm")},
     )

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
+PRODUCTS_FOR_BF16 = 2**24  # parameters times batch size, from which bf16 is faster on a CPU: measured on mlp and lstm
 STEPS_TO_COMPILE = 2000  # compiling takes the time of about so many
 
 
@@ -78,19 +79,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device, model: torch.nn.Module) -> str:
-    """ "fp32", "bf16" or "fp16"; for "auto" the fastest that is safe: bf16 where the device computes in it, else fp32.
+def choose_precision(
+    name: str, device: torch.device, model: torch.nn.Module, *, task: str, batch_size: int | None
+) -> str:
+    """ "fp32", "bf16" or "fp16"; for "auto" the fastest that is safe: bf16 where the device gains by it, else fp32.
 
-    A rule and no measurement, so that the same run computes the same numbers the next time. On a CPU only convolutions
-    gain from bf16 (benchmarks/results.md).
+    A rule and no measurement, so that the same run computes the same numbers the next time. A regression stays in fp32,
+    for its error may become smaller than bf16 can tell. On a CPU convolutions gain, and products large enough to pay for
+    the conversions (benchmarks/results.md). batch_size: of training; None: all examples in one batch.
     """
     if name != "auto":
         return name
+    if task == "regression":
+        return "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     has_native_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    if device.type != "cpu" or not has_native_bf16():
+        return "fp32"
     has_convolutions = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules())
-    return "bf16" if device.type == "cpu" and has_convolutions and has_native_bf16() else "fp32"
+    num_products = sum(parameter.numel() for parameter in model.parameters()) * (batch_size or math.inf)
+    return "bf16" if has_convolutions or num_products >= PRODUCTS_FOR_BF16 else "fp32"
 
 
 def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) -> bool:

@@ -58,6 +58,7 @@ class Normalize:
     def __init__(
         self, mean: Sequence[float] = (), std: Sequence[float] = (), device: torch.device | str = "cpu"
     ) -> None:
+        self.is_needed = bool(mean or std)
         self.mean = torch.tensor(mean or (0.0,), device=device)
         self.std = torch.tensor(std or (1.0,), device=device)
         self.offset = (self.mean * 255).view(-1, 1, 1)  # for images as bytes
@@ -67,6 +68,8 @@ class Normalize:
         if inputs.dtype == torch.uint8:
             # Three vectorised passes: an operation on two types at once would be one, but a slower one.
             return inputs.float().sub_(self.offset).mul_(self.scale)
+        if not self.is_needed:
+            return inputs
         mean, std = self._shaped(inputs)
         return (inputs - mean) / std
 
@@ -180,7 +183,8 @@ class TensorLoader:
     """Batches of a dataset that lives as tensors on the device: no workers, no copies from the host."""
 
     def __init__(self, examples: Examples, batching: Batching) -> None:
-        self.inputs, self.normalize = examples.inputs.to(batching.device), batching.normalize
+        self.inputs = examples.inputs.to(batching.device)
+        self.normalize: Callable[[Tensor], Tensor] = batching.normalize
         if batching.augment is unchanged and self.inputs.numel() <= NORMALIZED_AT_ONCE:
             self.inputs, self.normalize = batching.normalize(self.inputs), unchanged
         self.targets = examples.targets.to(batching.device)

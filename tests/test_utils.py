@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from utils import (
     Checkpoint,
     RandomState,
     Unwritable,
     UserError,
+    choose_compile,
     choose_device,
+    choose_precision,
     flatten,
     load_tensors,
     locked,
@@ -354,3 +357,25 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: open_path(Path("/dev/full"), *a, **k))
     with pytest.raises(Unwritable, match="No space left"):
         save_tensors(tmp_path / "x.pt", STATE)
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "batch_size", "chosen"),
+    [
+        (nn.Linear(784, 128), "classification", 512, "bf16"),
+        (nn.Linear(784, 128), "classification", None, "bf16"),  # all examples in one batch
+        (nn.Linear(784, 128), "classification", 64, "fp32"),  # too small to pay for the conversions
+        (nn.Conv2d(1, 8, 3), "classification", 64, "bf16"),
+        (nn.Conv2d(1, 8, 3), "regression", 64, "fp32"),  # its error may become smaller than bf16 can tell
+    ],
+)
+def test_automatic_precision(
+    monkeypatch: pytest.MonkeyPatch, model: nn.Module, task: str, batch_size: int | None, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu, model, task=task, batch_size=batch_size) == chosen
+    assert choose_precision("fp16", cpu, model, task=task, batch_size=batch_size) == "fp16"  # what is asked for is done
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert choose_precision("auto", cpu, model, task=task, batch_size=batch_size) == "fp32"
+    assert not choose_compile("auto", cpu, num_steps=10**9)
