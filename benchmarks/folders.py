@@ -24,7 +24,7 @@ from model.cache import decode_once
 from model.data_loader import Loader, describe, make_loader
 from model.datasets import Folder, image_folder, read_image
 
-NUM_IMAGES = 10_000
+NUM_IMAGES = 50_000
 NUM_ROUNDS = 3
 BATCH_SIZE = 128
 
@@ -57,10 +57,9 @@ def stream(loader: Loader) -> Iterator[float]:
     loader.close()
 
 
-def megabytes() -> float:
-    """The most memory that this process, or the largest of its workers, has had."""
-    own, workers = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(own, workers) / 1024
+def megabytes(who: int = resource.RUSAGE_SELF) -> float:
+    """The most memory that this process has had; for RUSAGE_CHILDREN, the largest of those that have ended."""
+    return resource.getrusage(who).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -79,11 +78,12 @@ def main() -> None:
         options = {"shuffle": True, "num_workers": cpus}
         return make_loader(examples, spec, batch_size=BATCH_SIZE, device=torch.device("cpu"), **options)
 
-    bare, streamed = [], []
+    bare, streamed, memory = [], [], []
     streaming = stream(loader_for(folder))
     next(streaming)
     for rate in streaming:  # alternating, so that what else the machine does touches both
         streamed.append(rate)
+        memory.append(megabytes())
         bare.append(decode_bare(folder, cpus))
     ratios = [one / other for one, other in zip(streamed, bare, strict=True)]
     middle: Callable[[list[float]], float] = statistics.median
@@ -92,13 +92,14 @@ def main() -> None:
     print(
         f"streaming      {middle(streamed):8,.0f} images/s, {middle(ratios):.2f} of bare decoding (median of {NUM_ROUNDS})"
     )
-    print(f"memory at most {megabytes():8,.0f} MiB in a process")
+    peaks = ", ".join(f"{peak:,.0f}" for peak in memory)
+    print(f"peak memory    {peaks} MiB after each epoch, of a worker {megabytes(resource.RUSAGE_CHILDREN):,.0f} MiB")
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
         decoded = decode_once(folder, Path(cache))
         print(f"decoded once in {time.perf_counter() - started:7.1f} s")
-        mapped, memory = (list(stream(loader_for(examples)))[1:] for examples in (decoded, folder.in_memory()))  # type: ignore
-    print(f"from the cache {middle(mapped):8,.0f} images/s; from memory {middle(memory):,.0f} images/s")
+        mapped, in_memory = (list(stream(loader_for(examples)))[1:] for examples in (decoded, folder.in_memory()))  # type: ignore
+    print(f"from the cache {middle(mapped):8,.0f} images/s; from memory {middle(in_memory):,.0f} images/s")
 
 
 if __name__ == "__main__":
