@@ -394,7 +394,7 @@ def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup,
     logger.say(f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}")
     logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
     processes = f"{world.size} processes, each " * (world.size > 1)
-    threads = f"{torch.get_num_threads()} threads"
+    threads = f"{learner.num_threads} thread{'s' * (learner.num_threads > 1)}"
     precision = learner.precision + ", compiled" * learner.is_compiled
     logger.say(f"device  {processes}{learner.device}, {threads}, {precision}, seed {cfg.seed}")
     logger.say(

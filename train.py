@@ -36,8 +36,10 @@ from utils import (
     choose_compile,
     choose_device,
     choose_precision,
+    choose_threads,
     full_precision,
     seed_everything,
+    threads,
 )
 
 # ----------------------------------------------------------------------------------------------------------- one step
@@ -58,14 +60,15 @@ class Learner:
         *,
         world: World,
         precision: str = "fp32",
+        num_threads: int = 1,
         max_grad_norm: float = math.inf,
         accumulate: int = 1,
         compiled: bool = False,
         sync_batchnorm: bool = False,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
+        self.device, self.num_threads = world.device, num_threads
         self.precision, self.accumulate = precision, accumulate
-        self.device = world.device
         self.weight = float(world.size)  # of each example's loss: gradients are averaged over the processes
         self.is_compiled = compiled
         # Checkpoints hold the bare model, not what it is wrapped in.
@@ -247,7 +250,8 @@ def train_epoch(
     learner.model.train()
     loader.set_epoch(progress.epoch + 1, start=progress.batch)
     title = f"epoch {progress.epoch + 1}"
-    with run.logger.bar(loader.num_examples, title, initial=progress.batch * loader.batch_size) as bar:
+    bar = run.logger.bar(loader.num_examples, title, initial=progress.batch * loader.batch_size)
+    with bar, threads(learner.num_threads):
         for inputs, targets in loader:
             batch_size = min(loader.batch_size, loader.num_examples - progress.batch * loader.batch_size)
             losses, outputs = learner.step(inputs, targets, batch_size=batch_size)
@@ -322,6 +326,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         build_schedule(cfg, optimizer, num_steps_per_epoch=len(train_loader), monitor=monitor),
         world=world,
         precision=choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=data.batch_size),
+        num_threads=choose_threads(device, model, batch_size=data.batch_size),
         compiled=choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader)),
         **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate", "sync_batchnorm")},
     )

@@ -28,7 +28,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
-PRODUCTS_FOR_BF16 = 2**24  # parameters times batch size, from which bf16 is faster on a CPU: measured on mlp and lstm
+# Parameters times batch size, from which a CPU gains: measured on mlp and lstm (benchmarks/results.md).
+PRODUCTS_FOR_BF16 = 2**24
+PRODUCTS_FOR_THREADS = 2**23
 STEPS_TO_COMPILE = 2000  # compiling takes the time of about so many
 
 
@@ -97,9 +99,31 @@ def choose_precision(
     has_native_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     if device.type != "cpu" or not has_native_bf16():
         return "fp32"
-    has_convolutions = any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules())
-    num_products = sum(parameter.numel() for parameter in model.parameters()) * (batch_size or math.inf)
-    return "bf16" if has_convolutions or num_products >= PRODUCTS_FOR_BF16 else "fp32"
+    return "bf16" if num_products(model, batch_size) >= PRODUCTS_FOR_BF16 else "fp32"
+
+
+def choose_threads(device: torch.device, model: torch.nn.Module, *, batch_size: int | None) -> int:
+    """How many threads a training step is to use: one where sharing the work would take longer than the work."""
+    is_small = device.type == "cpu" and num_products(model, batch_size) < PRODUCTS_FOR_THREADS
+    return 1 if is_small else torch.get_num_threads()
+
+
+def num_products(model: torch.nn.Module, batch_size: int | None) -> float:
+    """The multiplications of a forward pass, where each weight is used once for each example; else infinity."""
+    if any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules()):
+        return math.inf
+    return sum(parameter.numel() for parameter in model.parameters()) * (batch_size or math.inf)
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Inside, operations on the CPU share so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) -> bool:
