@@ -1,0 +1,110 @@
+"""How cost grows: throughput and memory against batch size, size of the dataset, and number of parameters.
+
+python benchmarks/growth.py
+Draws benchmarks/growth.png. Each point is a process of its own, which trains on random numbers as the project trains.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+
+from conf.command import CONF, checked
+from conf.schema import TrainRequest
+from run_directory import recorded_part
+from train import Measured, set_up
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 2.0  # of training at a point
+FEATURES = 784  # of an example
+BATCH_SIZES = [16, 64, 256, 1024, 4096, 16384]
+DATASET_SIZES = [1_000, 10_000, 50_000, 100_000, 200_000, 400_000]
+WIDTHS = [16, 64, 256, 1024, 2048, 4096]
+
+
+def measure(batch_size: int, dataset_size: int, width: int) -> dict[str, float]:
+    """{examples a second, peak memory in MB, parameters} of training an mlp with two hidden layers of `width`."""
+    data = {"num_examples": dataset_size, "num_inputs": FEATURES, "batch_size": batch_size, "passes": 1}
+    keys = ["data=random_regression", *(f"data.{key}={value}" for key, value in data.items())]
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = hydra.compose("train", overrides=["name=growth", *keys, f"model.hidden_sizes=[{width},{width}]"])
+    setup = set_up(recorded_part(checked(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), TrainRequest)))
+    learner, loader = setup.learner, setup.train_loader
+    measured = Measured(learner.loss, setup.metrics, setup.world)
+    learner.model.train()
+    num_examples, epoch, started = 0, 0, time.perf_counter()
+    while time.perf_counter() - started < SECONDS or epoch == 1:  # the first epoch warms up
+        epoch += 1
+        loader.set_epoch(epoch)
+        if epoch == 2:
+            num_examples, started = 0, time.perf_counter()
+        for inputs, targets in loader:
+            losses, outputs = learner.step(inputs, targets)
+            measured.add(losses, outputs, targets, batch_size=len(targets))
+            num_examples += len(targets)
+            if epoch > 1 and time.perf_counter() - started > SECONDS:
+                break
+        measured.means.clear()
+        measured.recent, measured.sizes = [], []
+    rate = num_examples / (time.perf_counter() - started)
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    return {"rate": rate, "memory": memory, "parameters": sum(weight.numel() for weight in learner.parameters)}
+
+
+def measure_apart(batch_size: int = 256, dataset_size: int = 50_000, width: int = 128) -> dict[str, float]:
+    """The same in a new process, whose peak is its own."""
+    command = [sys.executable, __file__, str(batch_size), str(dataset_size), str(width)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    point = json.loads(output.splitlines()[-1])
+    print(f"batch {batch_size}, {dataset_size:,} examples, width {width}: {point}", flush=True)
+    return point
+
+
+def main() -> None:
+    points = {
+        "batch size": [(size, measure_apart(batch_size=size)) for size in BATCH_SIZES],
+        "examples in the dataset": [(size, measure_apart(dataset_size=size)) for size in DATASET_SIZES],
+    }
+    by_width = [measure_apart(width=width) for width in WIDTHS]
+    points["parameters"] = [(int(point["parameters"]), point) for point in by_width]
+    draw(points)
+    print(f"written: {HERE / 'growth.png'}")
+
+
+def draw(points: dict[str, list[tuple[int, dict[str, float]]]]) -> None:
+    from matplotlib.figure import Figure  # here, because it would count in the memory of each point
+
+    from plots import BLUE, RED, save_png
+
+    figure = Figure(figsize=(9, 4.8), dpi=150, layout="constrained")
+    rows = figure.subplots(2, 3, sharey="row", sharex="col")
+    for column, (name, measured) in enumerate(points.items()):
+        sizes = [size for size, _ in measured]
+        for axes, key, color in zip(rows[:, column], ("rate", "memory"), (BLUE, RED), strict=True):
+            axes.plot(sizes, [point[key] for _, point in measured], color=color, marker="o", markersize=4)
+            axes.set(xscale="log", yscale="log")
+            axes.grid(True, which="major", color="#E6E6E6")
+        rows[1, column].set_xlabel(name)
+    rows[0, 0].set_ylabel("examples / s")
+    rows[1, 0].set_ylabel("peak memory of the process, MB")
+    threads = f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    figure.suptitle(f"mlp, {FEATURES} inputs; else batch 256, 50,000 examples, width 128; {threads}", fontsize=9)
+    save_png(figure, HERE / "growth.png")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(*map(int, sys.argv[1:]))))
+    else:
+        main()
