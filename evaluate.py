@@ -5,10 +5,14 @@ python evaluate.py run=experiments/digits_mlp/2026-01-31_12-00-00
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported, as in train.py
 
 import torch
 from omegaconf import DictConfig, OmegaConf

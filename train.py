@@ -6,6 +6,7 @@ python train.py model=cnn data=mnist optimizer.lr=3e-3
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
+if __name__ == "__main__":
+    gc.disable()  # until all is imported: looking for garbage among modules takes a quarter of the time to import them
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import pictures
 from conf.command import command, typed_overrides
-from conf.schema import TrainRequest, build, check_keys, is_share, nearest_name
+from conf.schema import TrainRequest, build, check_keys, is_share, nearest_name, resolve_target
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, describe, make_loader
@@ -39,6 +43,7 @@ from utils import (
     choose_threads,
     full_precision,
     seed_everything,
+    spare_the_compiler,
     threads,
 )
 
@@ -318,6 +323,9 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     )
     val_loader = make_eval_loader(cfg, validation, spec, device, world.part)
     check_shares(world, train_loader, val_loader)
+    compiled = choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader))
+    if not compiled:
+        spare_the_compiler(resolve_target("optimizer", cfg.optimizer))
     optimizer = build("optimizer", cfg.optimizer, model.parameters())
     learner = Learner(
         model,
@@ -327,7 +335,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         world=world,
         precision=choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=data.batch_size),
         num_threads=choose_threads(device, model, batch_size=data.batch_size),
-        compiled=choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader)),
+        compiled=compiled,
         **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate", "sync_batchnorm")},
     )
     seed_everything((cfg.seed + 1_000_003 * world.rank) % 2**32 if world.rank else cfg.seed)  # dropout of its own

@@ -134,6 +134,28 @@ def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) ->
     return device.type == "cuda" and has_triton and num_steps >= STEPS_TO_COMPILE
 
 
+def spare_the_compiler(kind: Any) -> None:
+    """Lets a class of optimisers do without PyTorch's compiler, whose import takes nearly as long as PyTorch's own.
+
+    Those of PyTorch import it when they are made and at their steps, only to tell it where it is to stay out. Where
+    nothing is compiled there is nothing to tell. What is not as in PyTorch 2.15 stays as it is.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        if undecorated := getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None):
+            vars(undecorated).setdefault("__dynamo_disable", undecorated)  # where PyTorch itself notes that it has told
+    step = getattr(kind, "step", None)
+    if getattr(getattr(step, "__code__", None), "co_name", "") != "_use_grad":  # PyTorch's decorator around a step
+        return
+    plain = step.__wrapped__
+
+    @functools.wraps(plain)
+    def plain_step(self: torch.optim.Optimizer, *arguments: Any, **keys: Any) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return plain(self, *arguments, **keys)
+
+    kind.step = plain_step
+
+
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """The context in which a network computes in "fp32" (that is: as it is), "bf16" or "fp16"; may be entered again."""
     if precision == "fp32":
