@@ -348,14 +348,15 @@ def draw_predictions(images: ArrayLike, probabilities: ArrayLike, targets: Array
         axes.text(left + 0.12, top + 0.24, title, color=colour, fontweight="bold", va="bottom")
         x, y, width, height = _place_image(axes, image, left + 0.12, top + 0.3)
         thickness = 1.0 if guess == target else 2.0
-        axes.add_patch(
+        axes.add_artist(
             Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=thickness, linestyle=line)
         )
         shown = order[:bars] if target in order[:bars] else [*order[: bars - 1], target]
         for row, label in enumerate(shown):
             tint = BLUE_TINT if label == target else RED_TINT if label == guess else GREY_TINT
             middle = top + 0.3 + (row + 0.5) / bars
-            axes.add_patch(Rectangle((left + 1.2, middle - 0.42 / bars), 1.08 * values[label], 0.84 / bars, color=tint))
+            bar = Rectangle((left + 1.2, middle - 0.42 / bars), 1.08 * values[label], 0.84 / bars, color=tint)
+            axes.add_artist(bar)
             text: dict[str, Any] = {
                 "va": "center",
                 "fontsize": 8,

@@ -12,7 +12,6 @@ import math
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +100,7 @@ class Run:
             return
         self.last.restore(path)  # on the CPU, where random states live; each part moves its own
         if self.own.num_saved != self.world.size:
-            self.warn(
+            self.logger.warn(
                 f"going on with trainer.devices={self.world.size} where it was {self.own.num_saved}: the same batches, but "
                 f"neither dropout nor the last digits will be those of the run that was not stopped"
             )
@@ -121,7 +120,7 @@ class Run:
                 read_whole(before)
             except UserError as other:
                 raise Damaged(f"{error}; and {other}") from other
-            self.warn(f"{error}; going back to the checkpoint before it")
+            self.logger.warn(f"{error}; going back to the checkpoint before it")
             before.replace(last)  # else the next checkpoint would keep the damaged one as the one before
         return last
 
@@ -131,11 +130,9 @@ class Run:
             if self.progress.best_epoch:
                 read_whole(self.directory / "best.pt")
         except UserError as error:
-            self.warn(f"{error}; it is written anew only when an epoch is better than epoch {self.progress.best_epoch}")
-
-    def warn(self, message: str) -> None:
-        self.logger.say(f"WARNING {message}")
-        print(f"WARNING {message}", file=sys.stderr)
+            self.logger.warn(
+                f"{error}; it is written anew only by an epoch better than epoch {self.progress.best_epoch}"
+            )
 
     def after_step(self) -> None:
         """Writes a checkpoint where one is due, or where a process was asked to stop: then it also stops."""

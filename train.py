@@ -27,7 +27,7 @@ from conf.command import command, typed_overrides
 from conf.schema import TrainRequest, build, check_keys, is_share, nearest_name, resolve_target
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
-from model.data_loader import Loader, describe, make_loader
+from model.data_loader import Loader, check_batch_size, describe, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
 from provenance import code_state
 from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
@@ -304,6 +304,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     seed_everything(cfg.seed)
     data = cfg.data
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
+    check_batch_size(data.batch_size, len(training))  # before a folder is decoded
     spec = describe(training, data.mean, data.std)
     model = build_model(cfg, spec).to(device)
     loss = choose_loss(cfg.trainer.loss, spec, output_of(model))
@@ -322,7 +323,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         },
     )
     val_loader = make_eval_loader(cfg, validation, spec, device, world.part)
-    check_shares(world, train_loader, val_loader)
+    check_shares(world, train_loader, val_loader, accumulate=cfg.trainer.accumulate)
     compiled = choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader))
     if not compiled:
         spare_the_compiler(resolve_target("optimizer", cfg.optimizer))
@@ -345,8 +346,15 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     return Setup(learner, train_loader, val_loader, spec, metrics, monitor, snapshots, training.fingerprint(), world)
 
 
-def check_shares(world: World, train_loader: Loader, val_loader: Loader) -> None:
-    """UserError where a process would have nothing to do in some step, or in the validation."""
+def check_shares(world: World, train_loader: Loader, val_loader: Loader, *, accumulate: int) -> None:
+    """UserError where a process would have nothing to do in some step, or in some part of it, or in the validation."""
+    share = max(1, train_loader.batch_size // world.size)
+    if accumulate > share:
+        raise UserError(
+            f"trainer.accumulate is {accumulate}, but a batch has {share} examples"
+            + f" in each of {world.size} processes" * (world.size > 1)
+            + f"; choose at most {share}, or a larger data.batch_size (it is {train_loader.batch_size})"
+        )
     smallest = train_loader.num_examples % train_loader.batch_size or train_loader.batch_size
     if smallest < world.size:
         raise UserError(

@@ -564,7 +564,10 @@ class RunLogger:
         self.log.propagate = False
         console = logging.StreamHandler(sys.stdout)
         console.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)  # a terminal has the progress bar
-        for handler in (console, logging.FileHandler(directory / "train.log")):
+        console.addFilter(lambda record: record.levelno < logging.WARNING)
+        complaints = logging.StreamHandler(sys.stderr)
+        complaints.setLevel(logging.WARNING)
+        for handler in (console, complaints, logging.FileHandler(directory / "train.log")):
             handler.setFormatter(logging.Formatter("%(message)s"))
             self.log.addHandler(handler)
 
@@ -576,6 +579,10 @@ class RunLogger:
     def say(self, message: str) -> None:
         """A line for the console and train.log."""
         self.log.info(message)
+
+    def warn(self, message: str) -> None:
+        """A line for standard error and train.log."""
+        self.log.warning("WARNING %s", message)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers for TensorBoard."""
@@ -612,7 +619,8 @@ class RunLogger:
         was_training = model.training
         with warnings.catch_warnings(), torch.random.fork_rng(), contextlib.suppress(RuntimeError):
             warnings.simplefilter("ignore")
-            self.writer.add_graph(model.eval(), inputs)
+            # Traced here, where tracing can be told not to check itself: that imports the tensors of many machines.
+            self.writer.add_graph(torch.jit.trace(model.eval(), inputs, check_trace=False), inputs)
         model.train(was_training)
 
     def start_session(self, values: Mapping[str, Any]) -> None:
@@ -665,6 +673,7 @@ class NoLogger(RunLogger):
         """Opens nothing."""
 
     def say(self, message: str) -> None: ...
+    def warn(self, message: str) -> None: ...
     def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None: ...
     def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None: ...
     def load_state_dict(self, sizes: Mapping[str, int]) -> None: ...

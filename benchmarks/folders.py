@@ -97,6 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
         decoded = decode_once(folder, Path(cache))
+        assert len(decoded.pixels) == len(folder)
         print(f"decoded once in {time.perf_counter() - started:7.1f} s")
         mapped, in_memory = (list(stream(loader_for(examples)))[1:] for examples in (decoded, folder.in_memory()))  # type: ignore
     print(f"from the cache {middle(mapped):8,.0f} images/s; from memory {middle(in_memory):,.0f} images/s")

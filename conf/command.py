@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, check_value, nearest_name
-from utils import PROJECT
+from utils import PROJECT, UserError
 
 CONF = Path(__file__).parent
 LAUNCHERS_TO_INSTALL = {
@@ -69,13 +69,15 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
 
         @functools.wraps(function)
         def run() -> None:
-            gc.freeze()  # what is imported stays, and need not be searched for garbage again and again
-            gc.enable()
+            if not gc.isenabled():  # as a script begins, until all is imported
+                gc.freeze()  # what is imported stays, and need not be searched for garbage again and again
+                gc.enable()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here; Hydra would print and exit itself
             flags = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
             # Hydra's parser takes a flag before or after the overrides, but not among them.
             sys.argv[1:] = flags + [argument for argument in sys.argv[1:] if argument not in flags]
             try:
+                _refuse_what_has_no_effect(schema)
                 _give_launchers_our_defaults()
                 with _without_hydras_own_report():
                     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -106,6 +108,18 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
         return run
 
     return decorate
+
+
+def _refuse_what_has_no_effect(schema: type) -> None:
+    """UserError for what Hydra would take and nothing here heed: its own folders, and launchers of what is no training."""
+    trains = issubclass(schema, TrainConfig)
+    for argument in sys.argv[1:]:
+        key, _, value = argument.lstrip("+").partition("=")
+        if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
+            instead = "runs go to experiments_dir/name/...; set experiments_dir or name" if trains else "leave it out"
+            raise UserError(f"{key} has no effect here: {instead}")
+        if key == "hydra/launcher" and value != "basic" and not trains:
+            raise UserError(f"{argument} has no effect here: launchers are for the sweeps of train.py; leave it out")
 
 
 def _give_launchers_our_defaults() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,15 +20,62 @@ from model.datasets import DataError, Examples, Folder, whole_batch
 DECODED_AT_ONCE = 256  # images
 
 
+class Pixels:
+    """The pixels of a folder's images, from a file in `cache`, which is written first where it is not there yet.
+
+    The file's name says which images it was made of (their names, sizes and times) and how large they are in it.
+    """
+
+    def __init__(self, folder: Folder, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+
+    @functools.cached_property
+    def tensor(self) -> Tensor:
+        """uint8 [all images, 3, image_size, image_size], mapped; DataError where they cannot be written."""
+        folder, cache = self.folder, self.cache
+        content = f"{folder.fingerprint()} {[path.stat().st_mtime_ns for path in folder.files]}"
+        path = cache / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}-{folder.image_size}.pixels"
+        shape = (len(folder), 3, folder.image_size, folder.image_size)
+        num_bytes = torch.Size(shape).numel()
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f"{path.name}.lock"):  # several jobs of a sweep may want it at once
+                if not path.exists() or path.stat().st_size != num_bytes:
+                    write_pixels(folder, path, shape)
+        except OSError as error:
+            reason = what_is_wrong(cache, error, num_bytes)
+            raise DataError(f"data.cache is {cache}, {reason}; choose another folder, or null") from error
+        return torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8).view(shape)
+
+
+def what_is_wrong(cache: Path, error: OSError, num_bytes: int) -> str:
+    """Why a folder could not take so many bytes, in words."""
+    for path in (cache, *cache.parents):
+        if path.exists() and not path.is_dir():
+            return f"{'which' if path == cache else f'but {path}'} is a file and no folder"
+    if error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"where nothing can be written ({error.strerror or error})"
+    free = shutil.disk_usage(cache).free / 2**20 if cache.is_dir() else 0
+    return (
+        f"which cannot hold the decoded images ({error.strerror or error}; "
+        f"{num_bytes / 2**20:,.0f} MiB are needed, {free:,.0f} are free)"
+    )
+
+
 @dataclass(frozen=True)
 class Decoded(Folder):
     """A folder of images whose pixels lie decoded in a file: reading one costs a copy, and memory only while it is used.
 
-    pixels: uint8 [all images of the file, 3, image_size, image_size], mapped; rows: which of them are these images, [n].
+    They are decoded when the first is asked for, if they have not been. rows: which of the file's images are these, [n].
     """
 
-    pixels: Tensor = field(default_factory=lambda: torch.empty(0))
-    rows: Tensor = field(default_factory=lambda: torch.empty(0))
+    store: Pixels
+    rows: Tensor
+
+    @property
+    def pixels(self) -> Tensor:
+        """uint8 [all images of the file, 3, image_size, image_size], mapped."""
+        return self.store.tensor
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         return self.pixels[self.rows[index]], self.targets[index], index
@@ -45,27 +94,9 @@ class Decoded(Folder):
 
 
 def decode_once(folder: Folder, cache: Path) -> Decoded:
-    """The images of a folder from a file in `cache`, which is written first if it is not there yet.
-
-    The file's name says which images it was made of (their names, sizes and times) and how large they are in it.
-    """
-    content = hashlib.sha256(f"{folder.fingerprint()} {[path.stat().st_mtime_ns for path in folder.files]}".encode())
-    path = cache / f"{content.hexdigest()[:32]}-{folder.image_size}.pixels"
-    shape = (len(folder), 3, folder.image_size, folder.image_size)
-    num_bytes = torch.Size(shape).numel()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{path.name}.lock"):  # several jobs of a sweep may want it at once
-            if not path.exists() or path.stat().st_size != num_bytes:
-                write_pixels(folder, path, shape)
-    except OSError as error:
-        free = shutil.disk_usage(cache).free / 2**20 if cache.is_dir() else 0
-        raise DataError(
-            f"data.cache is {cache}, which cannot hold the decoded images ({error.strerror or error}; "
-            f"{num_bytes / 2**20:,.0f} MiB are needed, {free:,.0f} are free); choose another folder, or null"
-        ) from error
-    pixels = torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8).view(shape)
-    return Decoded(folder.files, folder.targets, folder.classes, folder.image_size, pixels, torch.arange(len(folder)))
+    """The images of a folder, whose pixels a file in `cache` keeps."""
+    rows = torch.arange(len(folder))
+    return Decoded(folder.files, folder.targets, folder.classes, folder.image_size, Pixels(folder, cache), rows)
 
 
 def write_pixels(folder: Folder, path: Path, shape: tuple[int, ...]) -> None:

@@ -416,6 +416,30 @@ def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean, std
 
 
+def check_batch_size(batch_size: int | None, num_examples: int) -> None:
+    """DataError where a batch would be larger than the training split."""
+    if batch_size is not None and batch_size > num_examples:
+        raise DataError(
+            f"data.batch_size is {batch_size}, but the training split holds {num_examples} examples; "
+            f"choose at most {num_examples}, or null for all of them in one batch"
+        )
+
+
+def make_augmentation(
+    spec: DataSpec, *, padding: int, flip: bool, passes: int, num_examples: int, seed: int, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What is done to the inputs of a batch, given with their indices; DataError where it does not suit the data."""
+    if not padding and not flip:
+        return unchanged
+    if len(spec.input_shape) != 3:
+        raise DataError("data.crop_padding and data.flip are for images; the examples of this data are none")
+    if padding >= min(spec.input_shape[1:]):
+        raise DataError(f"data.crop_padding is {padding}; it must be less than the images' size, {spec.input_shape}")
+    if passes > 1:
+        raise DataError("data.passes above 1 would augment an image alike in each pass; take more epochs instead")
+    return RandomCropFlip(padding=padding, flip=flip, num_examples=num_examples, seed=seed, device=device)
+
+
 def make_loader(
     examples: Examples | Folder,
     spec: DataSpec,
@@ -436,31 +460,19 @@ def make_loader(
 
     part: which of a batch's examples are this process's, where several train together.
     """
-    augment: Callable[[Tensor, Tensor], Tensor] = unchanged
-    if crop_padding or flip:
-        if len(spec.input_shape) != 3:
-            raise DataError("data.crop_padding and data.flip are for images; the examples of this data are none")
-        if crop_padding >= min(spec.input_shape[1:]):
-            raise DataError(
-                f"data.crop_padding is {crop_padding}; it must be less than the images' size, {spec.input_shape}"
-            )
-        if passes > 1:
-            raise DataError("data.passes above 1 would augment an image alike in each pass; take more epochs instead")
-        augment = RandomCropFlip(padding=crop_padding, flip=flip, num_examples=len(examples), seed=seed, device=device)
     check_fit(examples, spec)
     batch_size = batch_size or len(examples)
-    if shuffle and batch_size > len(examples):
-        raise DataError(
-            f"data.batch_size is {batch_size}, but the training split holds {len(examples)} examples; "
-            f"choose at most {len(examples)}, or null for all of them in one batch"
-        )
+    if shuffle:
+        check_batch_size(batch_size, len(examples))
     batching = Batching(
         batch_size=min(batch_size, len(examples)),
         shuffle=shuffle,
         seed=seed,
         drop_last=drop_last,
         normalize=Normalize(spec.mean, spec.std, device),
-        augment=augment,
+        augment=make_augmentation(
+            spec, padding=crop_padding, flip=flip, passes=passes, num_examples=len(examples), seed=seed, device=device
+        ),
         device=device,
         part=part,
         passes=passes,

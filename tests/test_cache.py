@@ -30,7 +30,9 @@ def root(tmp_path: Path) -> Path:
 def both(root: Path, cache: Path) -> tuple[Folder, Decoded]:
     plain, decoded = image_folder("train", str(root), image_size=8), image_folder("train", str(root), image_size=8)
     assert plain is not None and decoded is not None
-    return plain, decode_once(decoded, cache)
+    images = decode_once(decoded, cache)
+    assert len(images.pixels) == len(plain)
+    return plain, images
 
 
 def test_decoded_images_are_the_images(root: Path, tmp_path: Path) -> None:
@@ -79,9 +81,22 @@ def test_no_room_for_them_is_told_before_they_are_decoded(
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"data.cache is .*, which cannot hold the decoded images"):
         both(root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("cache", "reason"), [("file", "which is a file"), ("file/x", "but .*/file is a file")])
+def test_a_cache_that_is_a_file_is_called_one(cache: str, reason: str, root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"data\.cache is"):
-        both(root, tmp_path / "file")
+    with pytest.raises(DataError, match=rf"data\.cache is {tmp_path / cache}, {reason} and no folder"):
+        both(root, tmp_path / cache)
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_it_is_decoded(
+    root: Path, tmp_path: Path, run_command: Callable[..., Outcome]
+) -> None:
+    options = ["data=image_folder", f"data.root={root}", "data.batch_size=37", f"data.cache={tmp_path / 'cache'}"]
+    outcome = run_command("train", *options, f"experiments_dir={tmp_path}", "trainer.device=cpu")
+    assert outcome.code == 2 and "data.batch_size is 37, but the training split holds 36" in outcome.err
+    assert "decoding" not in outcome.out and not (tmp_path / "cache").exists()
 
 
 def test_training_gives_the_same_numbers_with_and_without(

@@ -315,6 +315,9 @@ SEVERAL = {
     "a root below a file": (["data=mnist", f"data.root={__file__}/x"], ["test_mistakes.py", "MNIST"]),
     "a run to resume that is not there": (["resume=nowhere"], ["nowhere", "does not exist"]),
     "two unknown options": (["model=cnnn", "data=imagenet"], ["model=cnnn"]),
+    "a folder of Hydra's": (["hydra.run.dir=out"], ["hydra.run.dir", "experiments_dir"]),
+    "a folder of Hydra's for a sweep": (["-m", "seed=0,1", "hydra.sweep.dir=out"], ["hydra.sweep.dir", "name"]),
+    "more parts than a batch has": (["data.batch_size=8", "trainer.accumulate=9"], ["trainer.accumulate", "9", "8"]),
 }  # fmt: skip
 
 
@@ -331,6 +334,11 @@ def test_a_mistake_of_several_words_is_one_line_and_leaves_nothing(
     assert_one_line(Outcome(outcome.code, "", outcome.err) if flags else outcome, *parts)
     if not flags:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_takes_no_launcher(run_command: Callable[..., Outcome]) -> None:
+    outcome = run_command("evaluate", "-m", "hydra/launcher=joblib", "run=x,y")
+    assert_one_line(outcome, "hydra/launcher=joblib", "train.py")
 
 
 @pytest.mark.parametrize("wrong", ["seed=-1,-2", "trainer.epochs=0,-1", "model=mlp,cnnn"])
