@@ -144,7 +144,7 @@ def spare_the_compiler(kind: Any) -> None:
         if undecorated := getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None):
             vars(undecorated).setdefault("__dynamo_disable", undecorated)  # where PyTorch itself notes that it has told
     step = getattr(kind, "step", None)
-    if getattr(getattr(step, "__code__", None), "co_name", "") != "_use_grad":  # PyTorch's decorator around a step
+    if step is None or getattr(getattr(step, "__code__", None), "co_name", "") != "_use_grad":  # PyTorch's decorator
         return
     plain = step.__wrapped__
 

@@ -1,0 +1,134 @@
+"""What a run costs besides its training: the default run's whole process, against `import torch` alone.
+
+python benchmarks/startup.py
+Expect: at most 2 s above `import torch` and the training itself. Takes about a minute on two processors.
+
+The parts are those of the default run in a process of its own, whose functions are timed by name from outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+NUM_ROUNDS = 5
+TRAINING = "training and validation, 20 epochs"
+PARTS = {  # what is timed, by module: the rest of a run is its records
+    "train.load_examples": "data",
+    "train.set_up": "network, optimiser, schedule",
+    "train.train_epoch": TRAINING,
+    "train.validate": TRAINING,
+    "pictures.sample_pictures": "pictures, matplotlib's import included",
+    "pictures.draw_run": "pictures, matplotlib's import included",
+    "pictures.draw_animation": "pictures, matplotlib's import included",
+}
+
+
+class Clock:
+    """Seconds by part; what a part calls that is a part itself counts there alone."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        self.parts, self.since = ["import torch"], time.perf_counter()
+
+    def enter(self, part: str) -> None:
+        """What follows belongs to `part`."""
+        self.leave(part, *self.parts)
+
+    def leave(self, *parts: str) -> None:
+        """What follows belongs to the first of `parts`."""
+        now = time.perf_counter()
+        self.spent[self.parts[0]] += now - self.since
+        self.parts, self.since = list(parts), now
+
+    def timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        """The function, and what it returns if that is one, as a part."""
+
+        def call(*arguments: Any, **keys: Any) -> Any:
+            before = self.parts
+            self.enter(part)
+            try:
+                result = function(*arguments, **keys)
+            finally:
+                self.leave(*before)
+            return self.timed(result, part) if type(result) is type(call) else result
+
+        return call
+
+
+def run_timed(out: str, *arguments: str) -> None:
+    """In a process of its own: trains as `train.py` would, and writes the seconds of each part to a file."""
+    gc.disable()  # as train.py begins
+    clock = Clock()
+    import torch  # noqa: F401
+
+    clock.leave("other imports")
+    sys.path[0] = str(PROJECT)
+    import pictures
+    import train
+
+    clock.leave("configuration")
+    for name, part in PARTS.items():
+        module = {"train": train, "pictures": pictures}[name.partition(".")[0]]
+        setattr(module, name.partition(".")[2], clock.timed(getattr(module, name.partition(".")[2]), part))
+    train.start_training = clock.timed(train.start_training, "checkpoints, TensorBoard, provenance and other records")
+    sys.argv = ["train.py", *arguments]
+    train.main()
+    clock.leave("")
+    Path(out).write_text(json.dumps(clock.spent))
+
+
+def measure(*command: str) -> tuple[float, float]:
+    """(seconds, processor seconds) of a whole process."""
+    before, started = os.times(), time.perf_counter()
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    seconds, after = time.perf_counter() - started, os.times()
+    assert done.returncode == 0, done.stderr
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return seconds, spent
+
+
+def table() -> list[str]:
+    """The lines of a Markdown table: whole processes, and the parts of the default run; the least of some rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        default, out = [str(PROJECT / "train.py"), f"experiments_dir={folder}"], f"{folder}/parts.json"
+        commands = {
+            '`python -c "import torch"`': ["-c", "import torch"],
+            "`python train.py trainer.epochs=1`, no pictures": [*default, "trainer.epochs=1", "trainer.images=false"],
+            "`python train.py`, 20 epochs": default,
+            "its parts": [str(Path(__file__)), out, *default[1:]],
+        }
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        parts: list[dict[str, float]] = []
+        for _ in range(NUM_ROUNDS):
+            for name, command in commands.items():  # alternating, so that what else the machine does touches all
+                rounds[name].append(measure(*command))
+            parts.append(json.loads(Path(out).read_text()))
+    best = {name: [min(values) for values in zip(*measured, strict=True)] for name, measured in rounds.items()}
+    del best["its parts"]
+    shown = {part: min(one[part] for one in parts) for part in parts[0]}
+    (torch_alone, _), _, (whole, _) = best.values()
+    lines = ["| | seconds | processor seconds |", "|---|---:|---:|"]
+    lines += [f"| {name} | {seconds:.2f} | {spent:.2f} |" for name, (seconds, spent) in best.items()]
+    lines += [f"| - {part} | {seconds:.2f} | |" for part, seconds in shown.items()]
+    lines += [f"| above `import torch` and the training | {whole - torch_alone - shown[TRAINING]:.2f} | |"]
+    return lines
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        with contextlib.suppress(SystemExit):
+            run_timed(*sys.argv[1:])
+    else:
+        print("\n".join(table()))
