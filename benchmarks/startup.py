@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-NUM_ROUNDS = 5
+NUM_ROUNDS = 3
 TRAINING = "training and validation, 20 epochs"
 PARTS = {  # what is timed, by module: the rest of a run is its records
     "train.load_examples": "data",
@@ -36,11 +36,12 @@ PARTS = {  # what is timed, by module: the rest of a run is its records
 
 
 class Clock:
-    """Seconds by part; what a part calls that is a part itself counts there alone."""
+    """Seconds and processor seconds by part; what a part calls that is a part itself counts there alone."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
-        self.parts, self.since = ["import torch"], time.perf_counter()
+        self.seconds: Counter[str] = Counter()
+        self.processor_seconds: Counter[str] = Counter()
+        self.parts, self.since = ["import torch"], (time.perf_counter(), time.process_time())
 
     def enter(self, part: str) -> None:
         """What follows belongs to `part`."""
@@ -48,8 +49,9 @@ class Clock:
 
     def leave(self, *parts: str) -> None:
         """What follows belongs to the first of `parts`."""
-        now = time.perf_counter()
-        self.spent[self.parts[0]] += now - self.since
+        now = time.perf_counter(), time.process_time()
+        self.seconds[self.parts[0]] += now[0] - self.since[0]
+        self.processor_seconds[self.parts[0]] += now[1] - self.since[1]
         self.parts, self.since = list(parts), now
 
     def timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
@@ -86,7 +88,9 @@ def run_timed(out: str, *arguments: str) -> None:
     sys.argv = ["train.py", *arguments]
     train.main()
     clock.leave("")
-    Path(out).write_text(json.dumps(clock.spent))
+    Path(out).write_text(
+        json.dumps({part: (clock.seconds[part], clock.processor_seconds[part]) for part in clock.seconds})
+    )
 
 
 def measure(*command: str) -> tuple[float, float]:
@@ -110,20 +114,20 @@ def table() -> list[str]:
             "its parts": [str(Path(__file__)), out, *default[1:]],
         }
         rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        parts: list[dict[str, float]] = []
         for _ in range(NUM_ROUNDS):
             for name, command in commands.items():  # alternating, so that what else the machine does touches all
                 rounds[name].append(measure(*command))
-            parts.append(json.loads(Path(out).read_text()))
+            for part, spent in json.loads(Path(out).read_text()).items():
+                rounds.setdefault(f"- {part}", []).append(spent)
+    del rounds["its parts"]
     best = {name: [min(values) for values in zip(*measured, strict=True)] for name, measured in rounds.items()}
-    del best["its parts"]
-    shown = {part: min(one[part] for one in parts) for part in parts[0]}
-    (torch_alone, _), _, (whole, _) = best.values()
+    torch_alone, _, whole, *_ = best.values()
+    training = best[f"- {TRAINING}"]
+    best["above `import torch` and the training"] = [
+        w - t - n for w, t, n in zip(whole, torch_alone, training, strict=True)
+    ]
     lines = ["| | seconds | processor seconds |", "|---|---:|---:|"]
-    lines += [f"| {name} | {seconds:.2f} | {spent:.2f} |" for name, (seconds, spent) in best.items()]
-    lines += [f"| - {part} | {seconds:.2f} | |" for part, seconds in shown.items()]
-    lines += [f"| above `import torch` and the training | {whole - torch_alone - shown[TRAINING]:.2f} | |"]
-    return lines
+    return lines + [f"| {name} | {seconds:.2f} | {spent:.2f} |" for name, (seconds, spent) in best.items()]
 
 
 if __name__ == "__main__":
