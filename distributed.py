@@ -1,9 +1,10 @@
-"""Several processes that train one network together, each on its own device: PyTorch's DistributedDataParallel.
+"""Several processes that train one network together, each on its own device: PyTorch's DistributedDataParallel, or FSDP2.
 
 python train.py trainer.devices=2
 torchrun --nproc-per-node=2 train.py
 
-Both do the same. One process alone is the neutral case of a `World`: whatever is summed or shared is its own.
+Both do the same. With `trainer.parallel=fsdp` each process holds its part of every weight. One process alone is the neutral
+case of a `World`: whatever is summed or shared is its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import traceback
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +47,18 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    parallel: str = "ddp"  # "fsdp": the processes share one network, where otherwise each has its own copy
     asked: Any = None  # the answer to the latest `latest_max`, which is on its way
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes what the run writes."""
         return self.rank == 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has the whole network: a forward pass, and what reads all weights, then takes every one."""
+        return self.size > 1 and self.parallel == "fsdp"
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
@@ -85,14 +93,23 @@ class World:
         latest[0].wait()
         return int(latest[1])
 
-    def wrap(self, model: Any, *, sync_batchnorm: bool = False) -> nn.Module:
-        """The network whose backward pass averages the gradients over all processes; alone: the network itself."""
-        if self.size == 1:
-            return model
-        if sync_batchnorm and self.device.type != "cuda":
-            raise UserError(f"trainer.sync_batchnorm=true takes GPUs, and this run is on {self.device}")
-        if sync_batchnorm:
+    def place(self, model: Any, *, sync_batchnorm: bool = False) -> nn.Module:
+        """The network on this process's device, or its part of it; before an optimiser is made for its parameters."""
+        if self.size > 1 and sync_batchnorm:
+            if self.device.type != "cuda":
+                raise UserError(f"trainer.sync_batchnorm=true takes GPUs, and this run is on {self.device}")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if not self.is_sharded:
+            return model.to(self.device)
+        shard(model, self.device, self.size)
+        if any(True for _ in model.buffers()):  # as DistributedDataParallel does
+            model.register_forward_pre_hook(lambda module, _: self.share_buffers(module) if module.training else None)
+        return model
+
+    def wrap(self, model: Any) -> nn.Module:
+        """The network whose backward pass averages the gradients over all processes; alone: the network itself."""
+        if self.size == 1 or self.is_sharded:
+            return model
         return nn.parallel.DistributedDataParallel(
             model, device_ids=None if self.device.type == "cpu" else [self.device]
         )
@@ -111,12 +128,50 @@ class World:
 ALONE = World(torch.device("cpu"))
 
 
+def shard(model: nn.Module, device: torch.device, num_processes: int) -> None:
+    """Leaves of each weight the rows of this process, in place: PyTorch's fully_shard (FSDP2).
+
+    Each of `units`, and all that is in none, is put together for its own forward and backward pass alone.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (num_processes,))
+    try:
+        model.to(memory_format=torch.contiguous_format)  # it takes no other
+        for part in (*units(model), model):
+            fully_shard(part, mesh=mesh)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"trainer.parallel=fsdp cannot share out this network ({reason}); set trainer.parallel=ddp"
+        ) from error
+
+
+def units(model: nn.Module) -> list[nn.Module]:
+    """A network's children that hold parameters (of a list or a sequence: its members), and share them with no other."""
+
+    def members(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            if isinstance(child, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+                yield from members(child)
+            else:
+                yield child
+
+    def places(module: nn.Module) -> Counter[Tensor]:
+        return Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
+
+    everywhere = places(model)
+    inside = {module: places(module) for module in members(model)}
+    return [module for module, own in inside.items() if own and all(everywhere[key] == own[key] for key in own)]
+
+
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[World]:
+def joined(device: str, parallel: str = "ddp") -> Iterator[World]:
     """The world that the launcher of this process speaks of in the environment; without a launcher, this process alone.
 
-    device: the name of the device to train on; each process on a machine takes one of its own. Raises Lost where another
-    process has gone.
+    device: the name of the device to train on; each process on a machine takes one of its own. parallel: how they share
+    the network. Raises Lost where another process has gone.
     """
     size, rank, local_rank = (
         int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
@@ -134,7 +189,7 @@ def joined(device: str) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=launchers_store(), rank=rank, world_size=size)
         try:
-            yield World(chosen, rank, size)
+            yield World(chosen, rank, size, parallel)
         finally:
             with contextlib.suppress(Exception):  # the others may be gone
                 torch.distributed.destroy_process_group()
@@ -151,6 +206,11 @@ def explained() -> Iterator[None]:
             raise UserError(
                 "the network leaves some of its parameters out of some steps, which several processes cannot "
                 "train together; set trainer.devices=1"
+            ) from error
+        if "placement" in text or "DTensor" in text:
+            raise UserError(
+                f"the network or its optimizer does what PyTorch cannot do with parts of weights ({text[:150]}); "
+                f"set trainer.parallel=ddp"
             ) from error
         if isinstance(error, torch.distributed.DistError) or "gloo" in text:
             raise Lost("another process of this run has ended, or cannot be reached") from error

@@ -49,6 +49,7 @@ from model.net import (
     output_of,
 )
 from runs import printable, read_yaml
+from sharding import Shards
 from utils import (
     PROJECT,
     UserError,
@@ -127,7 +128,7 @@ class Means:
         self.waiting, self.num_waiting = [], 0
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors FSDP2 would keep and then train with
 def predict(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -256,7 +257,7 @@ def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Mo
     except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{path} holds no network of this project ({error})") from error
     model = build_model(cfg, spec).to(device)
-    load_part("model", model, weights, path)
+    load_part("model", Shards("model", model, model.state_dict, path.parent), weights, path)
     return model.eval(), spec, state
 
 

@@ -204,15 +204,18 @@ def sample_pictures(
     return draw
 
 
-def draw_run(directory: Path, model: nn.Module, logger: RunLogger, *, best_epoch: int) -> None:
-    """learning_curves.png, and first_filters.png of a convolutional network, which TensorBoard shows too."""
+def draw_run(directory: Path, model: nn.Module | None, logger: RunLogger, *, best_epoch: int) -> None:
+    """learning_curves.png, and first_filters.png of a convolutional network, which TensorBoard shows too.
+
+    model: None where no process has the whole of it.
+    """
     import plots
 
     records = read_records(directory)
     if not records:  # metrics.jsonl is not what was written
         return
     plots.save_png(plots.draw_learning_curves(records, best_epoch=best_epoch), directory / "learning_curves.png")
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)] if model else []
     if convolutions:
         filters = convolutions[0].weight.detach().cpu().numpy()
         figure = plots.draw_first_filters(filters)

@@ -14,6 +14,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -27,6 +28,7 @@ from conf.schema import TrainConfig, is_share
 from distributed import World, explained, num_launched
 from evaluate import find_run, load_config, load_examples
 from provenance import provenance
+from sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
 from stopping import StopSignals
 from utils import (
     PROJECT,
@@ -54,7 +56,15 @@ if TYPE_CHECKING:
     from train import Measured, Progress, Setup
 
 # What may differ while a run goes on: more epochs are more work, and places and devices may change.
-FREE = ("trainer.epochs", "trainer.device", "trainer.devices", "resume", "experiments_dir", "data.root")
+FREE = (
+    "trainer.epochs",
+    "trainer.device",
+    "trainer.devices",
+    "trainer.parallel",
+    "resume",
+    "experiments_dir",
+    "data.root",
+)
 
 # ------------------------------------------------------------------------------------------------- while a run writes it
 
@@ -78,9 +88,14 @@ class Run:
         self.checkpoint_every = cfg.trainer.checkpoint_every or math.inf
         self.world, learner = setup.world, setup.learner
         self.own = PerProcess({"measured": measured, "random": RandomState()}, setup.world)
-        parts: dict[str, Stateful] = {"model": learner.model, "progress": progress}
+        self.whole = Whole(learner.model, setup.world)
+        self.shards = {
+            "model": Shards("model", learner.model, learner.model.state_dict, directory),
+            "optimizer": Shards("optimizer", learner.optimizer, partial(weights_of, learner.optimizer), directory),
+        }
+        self.number = 0  # of the folder of the latest checkpoint's pieces, where it has some
         rest: dict[str, Stateful] = {
-            "optimizer": learner.optimizer,
+            "progress": progress,
             "schedule": learner.schedule,
             "scaler": learner.scaler,
             "processes": self.own,
@@ -88,40 +103,47 @@ class Run:
             "log": logger,
         }
         notes = {"spec": asdict(setup.spec), "configuration": identity(cfg)}
-        self.best = Checkpoint(parts, **notes)
-        self.last = Checkpoint(parts | rest, **notes)
+        self.best = Checkpoint({"model": self.whole, "progress": progress}, **notes)
+        self.last = Checkpoint(self.shards | rest, **notes)
         self.draw_samples: Callable[[int], None] = lambda epoch: None
 
     def restore(self) -> None:
         """Goes back to the latest whole checkpoint; where the directory holds none, removes what was logged without one."""
-        path = self.world.share(self.choose_checkpoint() if self.world.is_main else None)
+        path = self.choose_checkpoint()
         if path is None:
             self.logger.load_state_dict({})
             return
         self.last.restore(path)  # on the CPU, where random states live; each part moves its own
-        if self.own.num_saved != self.world.size:
+        self.number = read_number(path) if (self.directory / FOLDER).exists() else 0
+        size, num_saved, was_sharded = self.world.size, self.own.num_saved, self.number > 0
+        changes = [f"trainer.devices={size} where it was {num_saved}"] * (size != num_saved)
+        if min(size, num_saved) > 1 and self.world.is_sharded != was_sharded:
+            changes.append(f"trainer.parallel={self.world.parallel} where it was {'fsdp' if was_sharded else 'ddp'}")
+        if changes:
             self.logger.warn(
-                f"going on with trainer.devices={self.world.size} where it was {self.own.num_saved}: the same batches, but "
+                f"going on with {' and '.join(changes)}: the same batches, but "
                 f"neither dropout nor the last digits will be those of the run that was not stopped"
             )
         self.check_best()
 
     def choose_checkpoint(self) -> Path | None:
-        """The latest whole one, with a warning if that is not last.pt; Damaged where there are some but none is whole."""
+        """The latest whole one, with a warning if that is not last.pt; Damaged where there are some but none is whole.
+
+        All processes must call it: they read the pieces in turn.
+        """
         last, before = self.directory / "last.pt", self.directory / "before.pt"
-        if not has_checkpoint(self.directory):
+        if not self.world.share(has_checkpoint(self.directory)):
             return None
-        try:
-            read_whole(last)
-        except UserError as error:
-            if not before.exists():
-                raise
-            try:
-                read_whole(before)
-            except UserError as other:
-                raise Damaged(f"{error}; and {other}") from other
+        if (error := find_damage(last, self.world)) is None:
+            return last
+        if not self.world.share(before.exists()):
+            raise error
+        if (other := find_damage(before, self.world)) is not None:
+            raise Damaged(f"{error}; and {other}") from other
+        if self.world.is_main:
             self.logger.warn(f"{error}; going back to the checkpoint before it")
             before.replace(last)  # else the next checkpoint would keep the damaged one as the one before
+        self.world.share(None)  # nobody opens it before it is there
         return last
 
     def check_best(self) -> None:
@@ -146,10 +168,13 @@ class Run:
         progress, setup = self.progress, self.setup
         setup.snapshots.take(setup.learner.model, epoch=progress.epoch, step=progress.step)
         setup.learner.check_weights(progress)
+        is_best = progress.best_epoch == progress.epoch
+        if is_best:
+            self.whole.collect()
         if self.world.is_main:
             self.draw_samples(progress.epoch)
             write_json(self.directory / "metrics.json", summary(setup, progress))
-            if progress.best_epoch == progress.epoch:
+            if is_best:
                 self.best.save(self.directory / "best.pt")
         self.save()
         self.stop_if(self.world.latest_max(self.stops.noted or 0))
@@ -159,9 +184,14 @@ class Run:
         self.measured.check(self.progress)
         self.setup.learner.check_weights(self.progress)
         self.own.collect()
+        number = self.world.share(next_number(self.directory))
+        for part in self.shards.values():
+            part.collect(number)
         if self.world.is_main:
             self.last.save(self.directory / "last.pt", keep=self.directory / "before.pt")
+            remove_others(self.directory, keep={number, self.number})
             write_status(self.directory, "running", epoch=self.progress.epoch, step=self.progress.step)
+        self.number = number
 
     def stop_if(self, signum: int) -> None:
         """Ends the run, all of whose state is on the disk, if a signal has asked a process to stop."""
@@ -286,7 +316,7 @@ def lead(run: Run, cfg: DictConfig, overrides: Sequence[str], *, is_new: bool) -
     """What the main process does around the training: the record, the status, the pictures, the words."""
     directory, setup, logger, progress = run.directory, run.setup, run.logger, run.progress
     write_record(directory, cfg, overrides, setup, is_new=is_new)
-    if cfg.trainer.images:
+    if cfg.trainer.images and not setup.world.is_sharded:
         run.draw_samples = pictures.sample_pictures(
             setup.learner.model, setup.spec, setup.val_loader, logger, last_epoch=cfg.trainer.epochs
         )
@@ -297,7 +327,8 @@ def lead(run: Run, cfg: DictConfig, overrides: Sequence[str], *, is_new: bool) -
                 yield
             if cfg.trainer.images:
                 with writing(directory / "learning_curves.png"):
-                    pictures.draw_run(directory, setup.learner.model, logger, best_epoch=progress.best_epoch)
+                    network = None if setup.world.is_sharded else setup.learner.model
+                    pictures.draw_run(directory, network, logger, best_epoch=progress.best_epoch)
                     pictures.draw_animation(setup.snapshots.state_dict(), setup.spec.classes, directory)
     except (KeyboardInterrupt, SystemExit):
         run.say_how_to_go_on()
@@ -391,9 +422,10 @@ def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup,
     logger.say(f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}")
     logger.say(f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters")
     processes = f"{world.size} processes, each " * (world.size > 1)
+    sharing = ", each with a part of every weight" * world.is_sharded
     threads = f"{learner.num_threads} thread{'s' * (learner.num_threads > 1)}"
     precision = learner.precision + ", compiled" * learner.is_compiled
-    logger.say(f"device  {processes}{learner.device}, {threads}, {precision}, seed {cfg.seed}")
+    logger.say(f"device  {processes}{learner.device}{sharing}, {threads}, {precision}, seed {cfg.seed}")
     logger.say(
         f"run     {here(directory)}"
         + f", going on after epoch {progress.epoch}, step {progress.step}" * (progress.step > 0)
@@ -401,8 +433,8 @@ def introduce(logger: RunLogger, cfg: DictConfig, directory: Path, setup: Setup,
     logger.start_session(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
     if progress.step == 0:
         logger.writer.add_text("config", "```yaml\n" + OmegaConf.to_yaml(cfg) + "```")
-        inputs = next(iter(setup.val_loader))[0][:1]
-        logger.graph(learner.model, inputs)
+        if not world.is_sharded:
+            logger.graph(learner.model, next(iter(setup.val_loader))[0][:1])
 
 
 def farewell(cfg: DictConfig, directory: Path, progress: Progress) -> str:
@@ -478,7 +510,7 @@ def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
             value += cfg.trainer.epochs
         if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
             continue
-        if key not in ("trainer.epochs", "data.root", "trainer.device", "trainer.devices"):
+        if key not in ("trainer.epochs", "data.root", "trainer.device", "trainer.devices", "trainer.parallel"):
             recorded = OmegaConf.select(cfg, key)
             shown = recorded._target_ if OmegaConf.is_dict(recorded) else recorded
             raise UserError(

@@ -31,6 +31,7 @@ from model.data_loader import Loader, check_batch_size, describe, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
 from provenance import code_state
 from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
+from sharding import local
 from utils import (
     Diverged,
     OutOfMemory,
@@ -69,15 +70,14 @@ class Learner:
         max_grad_norm: float = math.inf,
         accumulate: int = 1,
         compiled: bool = False,
-        sync_batchnorm: bool = False,
     ) -> None:
         self.model, self.loss, self.optimizer, self.schedule = model, loss, optimizer, schedule
-        self.device, self.num_threads = world.device, num_threads
+        self.world, self.device, self.num_threads = world, world.device, num_threads
         self.precision, self.accumulate = precision, accumulate
         self.weight = float(world.size)  # of each example's loss: gradients are averaged over the processes
         self.is_compiled = compiled
         # Checkpoints hold the bare model, not what it is wrapped in.
-        self.forward: Any = world.wrap(torch.compile(model) if compiled else model, sync_batchnorm=sync_batchnorm)
+        self.forward: Any = world.wrap(torch.compile(model) if compiled else model)
         self.autocast = autocast(world.device, precision)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")
         self.parameters = list(model.parameters())
@@ -91,11 +91,13 @@ class Learner:
 
         batch_size: of the whole batch, where this process has a part of it.
         """
-        weight = self.weight / (batch_size or len(targets)) if self.loss.averaged else self.weight
+        batch_size = batch_size or len(targets)
+        weight = self.weight / batch_size if self.loss.averaged else self.weight
         if self.accumulate == 1:
             losses, outputs = self.add_gradient(inputs, targets, weight)
         else:
-            losses, outputs = self.add_gradient_in_parts(inputs, targets, weight)
+            num_parts = min(self.accumulate, batch_size // self.world.size)  # as many in each process
+            losses, outputs = self.add_gradient_in_parts(inputs, targets, weight, num_parts)
         self.scaler.unscale_(self.optimizer)  # so that clipping sees the true gradients
         self.clip(self.parameters)
         self.scaler.step(self.optimizer)
@@ -114,9 +116,11 @@ class Learner:
         self.scaler.scale(losses).backward(torch.full_like(losses, weight))
         return losses.detach(), outputs.detach()
 
-    def add_gradient_in_parts(self, inputs: Tensor, targets: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """The same in `accumulate` parts one after the other, which need less memory."""
-        parts = list(zip(inputs.chunk(self.accumulate), targets.chunk(self.accumulate), strict=True))
+    def add_gradient_in_parts(
+        self, inputs: Tensor, targets: Tensor, weight: float, num_parts: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same in so many parts one after the other, which need less memory."""
+        parts = list(zip(inputs.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
         results = []
         for number, part in enumerate(parts, start=1):
             self.forward.require_backward_grad_sync = number == len(parts)  # exchanged once, when they are whole
@@ -126,8 +130,8 @@ class Learner:
 
     def check_weights(self, progress: Progress) -> None:
         """Raises Diverged where a weight is not finite, which a loss from before the step does not show yet."""
-        tensors = [tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
-        if tensors and not torch.stack([tensor.isfinite().all() for tensor in tensors]).all():
+        tensors = [local(tensor) for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
+        if tensors and self.world.sum(torch.stack([~tensor.isfinite().all() for tensor in tensors]).sum()) > 0:
             raise Diverged(
                 f"a weight is not finite at {progress.place(progress.step)}, after a gradient that was not; {CALMER}"
             )
@@ -301,12 +305,16 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     """Builds data, network, optimiser and schedule; whatever is wrong with them is a UserError, DataError or TaskError."""
     world = world or World(choose_device(cfg.trainer.device))
     device = world.device
+    if world.is_sharded and cfg.trainer.animate:
+        raise UserError(
+            "trainer.animate=true looks into a whole network, and trainer.parallel=fsdp has none; set but one"
+        )
     seed_everything(cfg.seed)
     data = cfg.data
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
     check_batch_size(data.batch_size, len(training))  # before a folder is decoded
     spec = describe(training, data.mean, data.std)
-    model = build_model(cfg, spec).to(device)
+    model = world.place(build_model(cfg, spec), sync_batchnorm=cfg.trainer.sync_batchnorm)
     loss = choose_loss(cfg.trainer.loss, spec, output_of(model))
     metrics = metrics_for(spec.task)
     monitor = choose_monitor(cfg.trainer.monitor, metrics)
@@ -337,7 +345,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         precision=choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=data.batch_size),
         num_threads=choose_threads(device, model, batch_size=data.batch_size),
         compiled=compiled,
-        **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate", "sync_batchnorm")},
+        **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate")},
     )
     seed_everything((cfg.seed + 1_000_003 * world.rank) % 2**32 if world.rank else cfg.seed)  # dropout of its own
     snapshots = pictures.Snapshots()
@@ -410,7 +418,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     where the training loss ends above `trainer.fail_above`.
     """
     with (
-        joined(cfg.trainer.device) as world,
+        joined(cfg.trainer.device, cfg.trainer.parallel) as world,
         memory_explained(cfg),
         contextlib.closing(set_up(cfg, world)) as setup,
     ):

@@ -241,8 +241,13 @@ def write_file(path: Path, content: bytes, *, keep: Path | None = None) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not every file system syncs folders
-        folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Sees to it that the names in a folder are on the disk, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

@@ -120,6 +120,7 @@ class TrainerOptions:
     epochs: Count
     device: str
     devices: Count
+    parallel: Literal["ddp", "fsdp"]
     sync_batchnorm: bool
     accumulate: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]

@@ -27,18 +27,22 @@ MAY_IMPORT = {
     "conf.schema": {"utils"},
     "conf.command": {"conf.schema", "utils"},
     "pictures": {"model", "plots", "utils"},
-    "evaluate": {"conf.command", "conf.schema", "distributed", "model", "pictures", "plots", "runs", "utils"},
+    "evaluate": {
+        *("conf.command", "conf.schema", "distributed", "model", "pictures", "plots", "runs", "sharding", "utils"),
+    },
     "provenance": {"utils"},
     "stopping": set(),
     "distributed": {"stopping", "utils"},
+    "pieces": {"utils"},
+    "sharding": {"distributed", "pieces", "utils"},
     "run_directory": {
         *("conf.command", "conf.schema", "distributed", "evaluate", "model", "pictures", "plots", "provenance"),
-        *("stopping", "utils"),
+        *("sharding", "stopping", "utils"),
         "train",  # for types alone, which is seen below
     },
     "train": {
         *("conf.command", "conf.schema", "distributed", "evaluate", "model", "pictures", "plots", "provenance"),
-        *("run_directory", "utils"),
+        *("run_directory", "sharding", "utils"),
     },
     "sweep": {"provenance", "run_directory", "stopping", "synthesize_results", "train", "utils"},
     # Run by Hydra, whose launchers and sweepers they are.
