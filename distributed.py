@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import traceback
 import uuid
 from collections import Counter
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stopping import Interrupted
+from stopping import Interrupted, die_with_parent
 from utils import UserError, choose_device
 
 MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine
@@ -295,6 +296,7 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:
     """In a new process: what a function returns, or the error that its user is to be told."""
     os.setsid()  # Ctrl-C reaches the launching process, which passes it on: once, not twice
+    threading.Thread(target=die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         return {"value": function(*arguments)}

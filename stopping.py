@@ -1,8 +1,9 @@
-"""Signals that ask a process to stop, noted so that it can end where its work is whole."""
+"""Signals that ask a process to stop, noted so that it can end where its work is whole; and the death of its parent."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -79,3 +80,12 @@ class StopSignals:
         self._let_go()
         os.close(self.reader)
         os.close(self.writer)
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that asked for it is gone, or the one that it was forked from; for a thread."""
+    parent, forked_from = multiprocessing.parent_process(), os.getppid()
+    assert parent is not None
+    while parent.is_alive() and os.getppid() == forked_from:
+        parent.join(timeout=0.5)
+    os._exit(1)

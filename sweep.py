@@ -32,7 +32,7 @@ from tqdm import tqdm
 import provenance
 from provenance import code_state
 from run_directory import here, is_of_other_code, what_is_left
-from stopping import Interrupted, StopSignals
+from stopping import Interrupted, StopSignals, die_with_parent
 from train import nothing, start_training
 from utils import PROJECT, UserError, last_record, locked, read_json, write_status
 
@@ -268,15 +268,6 @@ def tell(error: Exception) -> str:
         traceback.print_exc()
         text = f"{type(error).__name__}: {text}"
     return text
-
-
-def die_with_parent() -> None:
-    """Ends this process when the one that asked for it is gone, or the one that it was forked from."""
-    parent, forked_from = multiprocessing.parent_process(), os.getppid()
-    assert parent is not None
-    while parent.is_alive() and os.getppid() == forked_from:
-        parent.join(timeout=0.5)
-    os._exit(1)
 
 
 def write_to_log(directory: Path) -> None:

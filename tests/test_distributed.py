@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,13 +22,15 @@ import torch.multiprocessing
 import torch.utils.tensorboard
 from conftest import read_lines
 from test_resume import outcome_of, same
+from test_survival import fork
+from test_sweep import is_alive, needs_proc, wait_until
 from test_train import compose
 from torch import nn
 
 import train
 from conf.command import checked
 from conf.schema import TrainConfig
-from distributed import World
+from distributed import World, run_in_processes
 from model.net import MLP, DataSpec
 from run_directory import recorded_part
 from utils import PROJECT, UserError
@@ -208,6 +211,27 @@ def test_a_batch_too_small_for_the_processes_is_told_before_anything_runs(tmp_pa
     assert train_with(2, tmp_path, "data.limit=65") == [2, 2]
     assert "the smallest batch has 1 examples; set data.drop_last=true" in (tmp_path / "error-0.txt").read_text()
     assert not (tmp_path / "status.json").exists()
+
+
+@needs_proc
+def test_processes_end_with_the_one_that_launched_them() -> None:
+    """Even one that is killed while they start, and can tell them nothing."""
+    pid = fork(lambda: run_in_processes(time.sleep, 60, num_processes=2))
+    wait_until(lambda: len(started_by(pid)) == 2)
+    started = started_by(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    wait_until(lambda: not any(map(is_alive, started)), seconds=20)
+
+
+def started_by(pid: int) -> list[int]:
+    """The processes that a process has started to work for it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            found += [int(path.parent.name)] * (parent == pid and "spawn_main" in (path.parent / "cmdline").read_text())
+    return found
 
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
