@@ -49,7 +49,7 @@ from model.net import (
     output_of,
 )
 from runs import printable, read_yaml
-from sharding import Shards
+from sharding import Shards, is_sharded
 from utils import (
     PROJECT,
     UserError,
@@ -128,16 +128,17 @@ class Means:
         self.waiting, self.num_waiting = [], 0
 
 
-@torch.no_grad()  # not inference mode, whose tensors FSDP2 would keep and then train with
 def predict(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(outputs, targets) of each batch, in evaluation mode and without gradients; the mode is put back at the end."""
     was_training = model.training
     model.eval()
+    # FSDP2 would keep tensors of the inference mode, and then train with them.
+    without_gradients = torch.no_grad if any(map(is_sharded, model.parameters())) else torch.inference_mode
     try:
         for inputs, targets in batches:
-            with autocast(inputs.device, precision):
+            with without_gradients(), autocast(inputs.device, precision):
                 outputs = full_precision(model(inputs))
             yield outputs, targets
     finally:
