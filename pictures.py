@@ -121,11 +121,13 @@ def embedding_snapshots(val_loader: Loader) -> Snapshots:
 
 def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Path) -> None:
     """fitted_curve.gif, class_regions.gif or embedding.gif, from the state of `Snapshots`."""
-    import plots
+    from plots.classification import animate_embedding, animate_regions
+    from plots.figures import save_gif
+    from plots.training import animate_regression
 
     fixed, taken = state["fixed"], state["taken"]
     if state["kind"] == "curve":
-        frames = plots.animate_regression(
+        frames = animate_regression(
             fixed["x"],
             fixed["y"],
             torch.stack([snapshot["curve"] for snapshot in taken]),
@@ -133,10 +135,10 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             steps=[snapshot["step"] for snapshot in taken],
             losses=[float(snapshot["loss"]) for snapshot in taken],
         )
-        plots.save_gif(frames, directory / "fitted_curve.gif", frames_per_second=5)
+        save_gif(frames, directory / "fitted_curve.gif", frames_per_second=5)
     elif state["kind"] == "regions":
         predicted = torch.stack([snapshot["predicted"] for snapshot in taken])
-        frames = plots.animate_regions(
+        frames = animate_regions(
             fixed["points"],
             fixed["targets"],
             torch.stack([snapshot["regions"] for snapshot in taken]),
@@ -145,18 +147,18 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             steps=[snapshot["step"] for snapshot in taken],
             accuracies=(predicted == fixed["targets"]).float().mean(dim=1).tolist(),
         )
-        plots.save_gif(frames, directory / "class_regions.gif", frames_per_second=5)
+        save_gif(frames, directory / "class_regions.gif", frames_per_second=5)
     elif (
         state["kind"] == "embedding" and min(taken[0]["features"].shape) >= 4
     ):  # fewer points or features embed nowhere
-        frames = plots.animate_embedding(
+        frames = animate_embedding(
             embed([snapshot["features"].float().numpy() for snapshot in taken]),
             fixed["targets"],
             classes,
             [snapshot["epoch"] for snapshot in taken],
             accuracies=[float(snapshot["accuracy"]) for snapshot in taken],
         )
-        plots.save_gif(frames, directory / "embedding.gif", frames_per_second=1)
+        save_gif(frames, directory / "embedding.gif", frames_per_second=1)
 
 
 def embed(features: Sequence[np.ndarray]) -> np.ndarray:
@@ -193,13 +195,14 @@ def sample_pictures(
     def draw(epoch: int) -> None:
         if epoch & (epoch - 1) and epoch != last_epoch:
             return
-        import plots
+        from plots.classification import draw_predictions
+        from plots.figures import to_image
 
         was_training = model.training
         probabilities = class_probabilities(model.eval()(inputs), output_of(model)).cpu().numpy()
         model.train(was_training)
-        figure = plots.draw_predictions(images, probabilities, targets.cpu().numpy(), spec.classes)
-        logger.writer.add_image("predictions", plots.to_image(figure), epoch, dataformats="HWC")
+        figure = draw_predictions(images, probabilities, targets.cpu().numpy(), spec.classes)
+        logger.writer.add_image("predictions", to_image(figure), epoch, dataformats="HWC")
 
     return draw
 
@@ -209,18 +212,19 @@ def draw_run(directory: Path, model: nn.Module | None, logger: RunLogger, *, bes
 
     model: None where no process has the whole of it.
     """
-    import plots
+    from plots.figures import save_png, to_image
+    from plots.training import draw_first_filters, draw_learning_curves
 
     records = read_records(directory)
     if not records:  # metrics.jsonl is not what was written
         return
-    plots.save_png(plots.draw_learning_curves(records, best_epoch=best_epoch), directory / "learning_curves.png")
+    save_png(draw_learning_curves(records, best_epoch=best_epoch), directory / "learning_curves.png")
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)] if model else []
     if convolutions:
         filters = convolutions[0].weight.detach().cpu().numpy()
-        figure = plots.draw_first_filters(filters)
-        plots.save_png(figure, directory / "first_filters.png")
-        logger.writer.add_image("first_filters", plots.to_image(figure), records[-1]["epoch"], dataformats="HWC")
+        figure = draw_first_filters(filters)
+        save_png(figure, directory / "first_filters.png")
+        logger.writer.add_image("first_filters", to_image(figure), records[-1]["epoch"], dataformats="HWC")
 
 
 # --------------------------------------------------------------------------------------------------- of an evaluation
@@ -243,27 +247,28 @@ def draw_evaluation(
     probabilities [n, classes] and targets [n] on the CPU, in the order of `examples`; untrained, trained: the network
     before and after training.
     """
-    import plots
+    from plots.classification import draw_class_probabilities, draw_confusion_matrix, draw_mistakes
+    from plots.figures import save_png, to_image
 
-    figures = {f"confusion_matrix{suffix}": plots.draw_confusion_matrix(confusions.numpy(), spec.classes)}
+    figures = {f"confusion_matrix{suffix}": draw_confusion_matrix(confusions.numpy(), spec.classes)}
     if is_image(spec):
         confidence, predicted = probabilities.max(dim=1)
         confidence[predicted == targets] = -1
         worst = confidence.argsort(descending=True, stable=True)[: min(25, int((predicted != targets).sum()))]
         mistakes = pixels_of(examples.subset(worst))
-        figures[f"mistakes{suffix}"] = plots.draw_mistakes(mistakes, probabilities[worst], targets[worst], spec.classes)
+        figures[f"mistakes{suffix}"] = draw_mistakes(mistakes, probabilities[worst], targets[worst], spec.classes)
         first = examples.subset(torch.tensor([0])).in_memory().inputs
         device = next(trained.parameters()).device
         inputs = Normalize(spec.mean, spec.std, device)(first.to(device))
         before, after = (class_probabilities(net(inputs), output_of(net))[0].cpu() for net in (untrained, trained))
-        figures[f"class_probabilities{suffix}"] = plots.draw_class_probabilities(
+        figures[f"class_probabilities{suffix}"] = draw_class_probabilities(
             first[0].float() / 255, before, after, int(targets[0]), spec.classes
         )
     for name, figure in figures.items():
-        plots.save_png(figure, directory / f"{name}.png")
+        save_png(figure, directory / f"{name}.png")
     with evaluation_writer(directory, suffix) as writer:
         for name, figure in figures.items():
-            writer.add_image(f"evaluation/{name}", plots.to_image(figure), dataformats="HWC")
+            writer.add_image(f"evaluation/{name}", to_image(figure), dataformats="HWC")
 
 
 def project(

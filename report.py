@@ -1,6 +1,6 @@
 """Cells in, text out: a table for the terminal, Markdown, CSV, LaTeX or a web page, with every value escaped.
 
-Apart from synthesize_results.py because nothing here knows what a run is, as nothing in plots.py knows what a network is.
+Apart from synthesize_results.py because nothing here knows what a run is, as nothing in plots/ knows what a network is.
 """
 
 from __future__ import annotations

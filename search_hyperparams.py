@@ -365,7 +365,8 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
     """slices.png: the result against each hyperparameter; contour.png: against the two most important numbers."""
     import optuna
 
-    import plots
+    from plots.comparisons import draw_contour, draw_slices
+    from plots.figures import save_png
 
     done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     by_key = {dimension.key: dimension for dimension in search.space}
@@ -373,17 +374,15 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
     tried = {key: [trial for trial in done if key in trial.params] for key in keys}
     slices = {key: ([t.params[key] for t in trials], [result_of(t) for t in trials]) for key, trials in tried.items()}
     log = {key for key in keys if by_key[key].log}
-    figure = plots.draw_slices({key: pair for key, pair in slices.items() if pair[0]}, search.monitor, log=log)
-    plots.save_png(figure, search.folder / "slices.png")
+    figure = draw_slices({key: pair for key, pair in slices.items() if pair[0]}, search.monitor, log=log)
+    save_png(figure, search.folder / "slices.png")
     pictures = ["slices.png"]
     numbers = [key for key in keys if not by_key[key].choices][:2]
     both = [trial for trial in done if all(key in trial.params for key in numbers)]
     if len(numbers) == 2 and len(both) >= 4:
         x, y = ([trial.params[key] for trial in both] for key in numbers)
-        figure = plots.draw_contour(
-            x, y, [result_of(trial) for trial in both], names=numbers, metric=search.monitor, log=log
-        )
-        plots.save_png(figure, search.folder / "contour.png")
+        figure = draw_contour(x, y, [result_of(trial) for trial in both], names=numbers, metric=search.monitor, log=log)
+        save_png(figure, search.folder / "contour.png")
         pictures.append("contour.png")
     print(f"written {', '.join(pictures)} and best.yaml in {here(search.folder)}")
 

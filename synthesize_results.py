@@ -374,7 +374,9 @@ def mean_curve(curves: Sequence[Mapping[int, Mapping[str, float]]], name: str) -
 
 def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
     """Draws the learning curves of the best rows and the effect of each key into the root: (heading, file) of each."""
-    import plots  # not needed for the table, which a sweep prints when it ends
+    # Not needed for the table, which a sweep prints when it ends.
+    from plots.comparisons import draw_effects, draw_mean_curves
+    from plots.figures import save_png
 
     metric, rows = summary.metric, [row for row in summary.rows if row.result]
     curves = {}
@@ -396,10 +398,10 @@ def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
     pictures = {}
     if any(epochs for epochs, _, _ in curves.values()):
         pictures["curves"] = f"Learning curves: {few}mean and 95% band over runs"
-        plots.save_png(plots.draw_mean_curves(curves, metric), summary.root / "results_curves.png")
+        save_png(draw_mean_curves(curves, metric), summary.root / "results_curves.png")
     if effects:
         pictures["effects"] = "Effect of each key: every row as a dot, the mean of a value as a bar"
-        plots.save_png(plots.draw_effects(effects, metric), summary.root / "results_effects.png")
+        save_png(draw_effects(effects, metric), summary.root / "results_effects.png")
     return [(title, summary.root / f"results_{name}.png") for name, title in pictures.items()]
 
 

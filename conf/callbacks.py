@@ -22,7 +22,7 @@ class DrawLosses(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        import plots
+        from plots.training import draw_losses
 
         series = {}
         directories = run_directories(config)
@@ -30,7 +30,7 @@ class DrawLosses(Callback):
             events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("step/loss")
             series[label] = ([event.step for event in events], [event.value for event in events])
         if series:
-            save(plots.draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
+            save(draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
 
 
 class DrawRestoredCurves(Callback):
@@ -42,9 +42,9 @@ class DrawRestoredCurves(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        import plots
         from evaluate import build_model, load_run
         from model.net import DataSpec
+        from plots.training import draw_restored_curves
 
         curves, fixed = {}, None
         for directory in run_directories(config):
@@ -66,7 +66,7 @@ class DrawRestoredCurves(Callback):
             same = all(torch.equal(predictions["trained"], curve) for curve in predictions.values())
             print(f"width {width}: the three predictions are {'identical, bit for bit' if same else 'NOT identical'}")
         if fixed is not None:
-            figure = plots.draw_restored_curves(fixed["x"], fixed["y"], grid=fixed["grid"], curves=curves)
+            figure = draw_restored_curves(fixed["x"], fixed["y"], grid=fixed["grid"], curves=curves)
             save(figure, config, "restored_curves.png")
 
 
@@ -97,8 +97,8 @@ def labels_of(directories: Sequence[Path]) -> list[str]:
 
 def save(figure: Any, config: DictConfig, name: str) -> None:
     """Writes a picture of a sweep beside its runs, and says where."""
-    import plots
+    from plots.figures import save_png
 
     path = Path(config.experiments_dir, config.name) / name
-    plots.save_png(figure, path)
+    save_png(figure, path)
     print(f"written: {path}")

@@ -17,7 +17,22 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-import plots
+from plots.classification import (
+    animate_embedding,
+    animate_regions,
+    draw_class_probabilities,
+    draw_confusion_matrix,
+    draw_mistakes,
+    draw_predictions,
+)
+from plots.figures import BLUE, BLUE_TINT, RED_TINT, class_colours, save_gif, save_png, to_image
+from plots.training import (
+    animate_regression,
+    draw_first_filters,
+    draw_learning_curves,
+    draw_losses,
+    draw_restored_curves,
+)
 
 LONG_NAMES = [f"a_rather_$long$ name_of_class number_{index}" for index in range(100)]
 DIGITS = [str(digit) for digit in range(10)]
@@ -25,13 +40,13 @@ DIGITS = [str(digit) for digit in range(10)]
 
 def read_texts(figure: Figure) -> list[str]:
     """All that is written in a figure, ticks included."""
-    plots.to_image(figure)
+    to_image(figure)
     return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
 
 
 def assert_nothing_clipped(figure: Figure) -> None:
     """All that is drawn lies within the page."""
-    plots.to_image(figure)
+    to_image(figure)
     box = figure.get_tightbbox()
     width, height = figure.get_size_inches()
     assert min(box.x0, box.y0) > -0.01 and box.x1 < width + 0.01 and box.y1 < height + 0.01, box
@@ -57,22 +72,22 @@ def draw_everything() -> dict[str, Figure]:
     images, probabilities, targets = make_examples(4, 10)
     x = np.linspace(-1, 1, 20)
     return {
-        "curves": plots.draw_learning_curves(make_records(3), best_epoch=2),
-        "losses": plots.draw_losses({"SGD": (x, x**2), "Adam": (x, x**4)}, smoothing=5),
-        "filters": plots.draw_first_filters(np.random.default_rng(0).normal(size=(6, 1, 3, 3))),
-        "confusion": plots.draw_confusion_matrix(np.eye(10, dtype=int) * 7 + 1, DIGITS),
-        "predictions": plots.draw_predictions(images, probabilities, targets, DIGITS),
-        "mistakes": plots.draw_mistakes(images, probabilities, targets, DIGITS),
-        "probabilities": plots.draw_class_probabilities(images[0], np.full(10, 0.1), probabilities[0], 0, DIGITS),
-        "restored": plots.draw_restored_curves(x, x, grid=x, curves={10: {"trained": x, "restored": x}}),
+        "curves": draw_learning_curves(make_records(3), best_epoch=2),
+        "losses": draw_losses({"SGD": (x, x**2), "Adam": (x, x**4)}, smoothing=5),
+        "filters": draw_first_filters(np.random.default_rng(0).normal(size=(6, 1, 3, 3))),
+        "confusion": draw_confusion_matrix(np.eye(10, dtype=int) * 7 + 1, DIGITS),
+        "predictions": draw_predictions(images, probabilities, targets, DIGITS),
+        "mistakes": draw_mistakes(images, probabilities, targets, DIGITS),
+        "probabilities": draw_class_probabilities(images[0], np.full(10, 0.1), probabilities[0], 0, DIGITS),
+        "restored": draw_restored_curves(x, x, grid=x, curves={10: {"trained": x, "restored": x}}),
     }
 
 
 def keep_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that frames are taken from, as they stand at the end."""
     figures: list[Figure] = []
-    draw = plots.to_image
-    monkeypatch.setattr(plots, "to_image", lambda figure: figures.append(figure) or draw(figure))
+    for module in ("classification", "training"):
+        monkeypatch.setattr(f"plots.{module}.to_image", lambda figure: figures.append(figure) or to_image(figure))
     return figures
 
 
@@ -81,21 +96,21 @@ def keep_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 def test_png_is_the_picture_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name, figure in draw_everything().items():
-        plots.save_png(figure, tmp_path / f"{name}.png")
+        save_png(figure, tmp_path / f"{name}.png")
     for name, figure in draw_everything().items():
-        plots.save_png(figure, tmp_path / "again.png")
+        save_png(figure, tmp_path / "again.png")
         assert (tmp_path / "again.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes(), name
         with Image.open(tmp_path / f"{name}.png") as image:
             width, height = figure.get_size_inches() * figure.dpi
             assert image.format == "PNG" and abs(image.width - width) <= 1 and abs(image.height - height) <= 1
-            np.testing.assert_array_equal(np.asarray(image), plots.to_image(figure))
+            np.testing.assert_array_equal(np.asarray(image), to_image(figure))
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".png"]  # no temporary file stays
 
 
 def test_saving_over_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "curve.png").mkdir()
     with pytest.raises(OSError):
-        plots.save_png(plots.draw_learning_curves(make_records(1)), tmp_path / "curve.png")
+        save_png(draw_learning_curves(make_records(1)), tmp_path / "curve.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
 
 
@@ -104,7 +119,7 @@ def test_gif_has_every_frame_its_colours_and_times(tmp_path: Path) -> None:
     for index, frame in enumerate(frames):
         frame[10:20, 10 * index : 10 * index + 10] = (214, 39, 40)
     for name in ("a.gif", "b.gif"):
-        plots.save_gif(frames, tmp_path / name, frames_per_second=5, hold_last_seconds=1.5)
+        save_gif(frames, tmp_path / name, frames_per_second=5, hold_last_seconds=1.5)
     assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
     with Image.open(tmp_path / "a.gif") as image:
         assert image.n_frames == 7 and image.size == (80, 60) and image.info["loop"] == 0
@@ -117,12 +132,12 @@ def test_gif_has_every_frame_its_colours_and_times(tmp_path: Path) -> None:
 
 
 def test_gif_takes_figures_and_a_single_frame_and_refuses_none(tmp_path: Path) -> None:
-    plots.save_gif([plots.draw_learning_curves(make_records(n)) for n in (1, 2)], tmp_path / "two.gif")
-    plots.save_gif([np.zeros((9, 9, 3), np.uint8)], tmp_path / "one.gif")
+    save_gif([draw_learning_curves(make_records(n)) for n in (1, 2)], tmp_path / "two.gif")
+    save_gif([np.zeros((9, 9, 3), np.uint8)], tmp_path / "one.gif")
     with Image.open(tmp_path / "two.gif") as two, Image.open(tmp_path / "one.gif") as one:
         assert two.n_frames == 2 and getattr(one, "n_frames", 1) == 1
     with pytest.raises(ValueError, match="at least one frame"):
-        plots.save_gif([], tmp_path / "none.gif")
+        save_gif([], tmp_path / "none.gif")
 
 
 def test_matplotlib_settings_stay_as_they_were() -> None:
@@ -136,7 +151,7 @@ def test_matplotlib_settings_stay_as_they_were() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 200])
 def test_learning_curves_show_points_and_the_best_epoch(epochs: int) -> None:
-    figure = plots.draw_learning_curves(make_records(epochs), best_epoch=1)
+    figure = draw_learning_curves(make_records(epochs), best_epoch=1)
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
     for axes, best in zip(figure.axes, (2.0, 0.7), strict=True):
         lines = {line.get_label(): line for line in axes.get_lines()}
@@ -149,18 +164,18 @@ def test_learning_curves_show_points_and_the_best_epoch(epochs: int) -> None:
 
 def test_learning_curves_take_any_first_metric_and_missing_values() -> None:
     records = [{"epoch": 0, "val/loss": 1.0}, {"epoch": 1, "val/loss": 0.5, "val/rmse": 0.7, "val/r2": 0.9}]
-    figure = plots.draw_learning_curves(records)
+    figure = draw_learning_curves(records)
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "rmse"]
     assert list(figure.axes[1].get_lines()[0].get_xdata()) == [1]
-    assert len(plots.draw_learning_curves([{"epoch": 0, "val/loss": 1.0}]).axes) == 1
-    plots.to_image(plots.draw_learning_curves([]))
+    assert len(draw_learning_curves([{"epoch": 0, "val/loss": 1.0}]).axes) == 1
+    to_image(draw_learning_curves([]))
 
 
 def test_a_loss_that_is_not_finite_is_told_and_spoils_no_scale() -> None:
     records = make_records(5)
     records[2] |= {"train/loss": float("inf")}
     records[3] |= {"train/loss": "nan"}  # type: ignore[dict-item]
-    axes = plots.draw_learning_curves(records).axes[0]
+    axes = draw_learning_curves(records).axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}
     assert list(lines["train not finite"].get_xdata()) == [3, 4]
     assert 2 < axes.get_ylim()[1] < 3
@@ -168,17 +183,17 @@ def test_a_loss_that_is_not_finite_is_told_and_spoils_no_scale() -> None:
 
 def test_smoothing_is_a_mean_that_keeps_gaps() -> None:
     losses = np.array([4.0, 2.0, 6.0, np.nan, 1.0, 3.0])
-    axes = plots.draw_losses({"SGD": (range(6), losses)}, smoothing=3, y_limits=(0, 5)).axes[0]
+    axes = draw_losses({"SGD": (range(6), losses)}, smoothing=3, y_limits=(0, 5)).axes[0]
     raw, bold = axes.get_lines()
     np.testing.assert_array_equal(raw.get_ydata(), losses)
     np.testing.assert_allclose(bold.get_ydata(), [3, 4, 4, np.nan, 2, 2])
     assert axes.get_ylim() == (0, 5)
-    (line,) = plots.draw_losses({"SGD": (range(6), losses)}).axes[0].get_lines()
+    (line,) = draw_losses({"SGD": (range(6), losses)}).axes[0].get_lines()
     np.testing.assert_array_equal(line.get_ydata(), losses)
 
 
 def test_optimisers_differ_in_more_than_colour() -> None:
-    axes = plots.draw_losses({name: ([0, 1], [1, 0]) for name in ("SGD", "Momentum", "RMSprop", "Adam")}).axes[0]
+    axes = draw_losses({name: ([0, 1], [1, 0]) for name in ("SGD", "Momentum", "RMSprop", "Adam")}).axes[0]
     assert len({line.get_color() for line in axes.get_lines()}) == 4
     assert len({str(line._unscaled_dash_pattern) for line in axes.get_lines()}) == 4
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SGD", "Momentum", "RMSprop", "Adam"]
@@ -187,19 +202,19 @@ def test_optimisers_differ_in_more_than_colour() -> None:
 @pytest.mark.parametrize("shape", [(8, 1, 5, 5), (64, 3, 7, 7), (5, 4, 3, 3), (300, 3, 3, 3), (1, 1, 1, 1)])
 def test_filters_share_a_symmetrical_scale(shape: tuple[int, ...]) -> None:
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    figure = plots.draw_first_filters(weights)
+    figure = draw_first_filters(weights)
     shown = weights if shape[1] == 3 else weights.mean(1)
     low, high = figure.axes[1].get_ylim()
     assert -low == high == pytest.approx(float(shown[:256].abs().max()))
     assert ("first 256 of 300" in figure.axes[0].get_title()) == (shape[0] == 300)
-    plots.to_image(figure)
-    plots.to_image(plots.draw_first_filters(torch.zeros(shape)))
+    to_image(figure)
+    to_image(draw_first_filters(torch.zeros(shape)))
 
 
 def test_filter_colours_are_the_weights() -> None:
     weights = np.zeros((2, 3, 1, 1))
     weights[0, :, 0, 0] = (0.5, -0.5, 0.0)  # the first is red at its most and green at its least
-    page = plots.draw_first_filters(weights).axes[0].get_images()[0].get_array()
+    page = draw_first_filters(weights).axes[0].get_images()[0].get_array()
     assert page.shape == (18, 36, 3)
     np.testing.assert_allclose(page[9, 9], (1.0, 0.0, 0.5))
     np.testing.assert_allclose(page[9, 27], (0.5, 0.5, 0.5))
@@ -212,14 +227,14 @@ def test_filter_colours_are_the_weights() -> None:
 def test_confusion_matrix_at_every_size(size: int) -> None:
     counts = np.random.default_rng(0).integers(0, 900, (size, size))
     counts[0] = 0  # a class without examples
-    figure = plots.draw_confusion_matrix(counts, LONG_NAMES[:size])
+    figure = draw_confusion_matrix(counts, LONG_NAMES[:size])
     axes = figure.axes[0]
     cells = [text.get_text() for text in axes.texts]
     assert cells == ([str(count) for count in counts.ravel()] if size <= 20 else [])
     shares = np.asarray(axes.get_images()[0].get_array())
     np.testing.assert_allclose(shares.sum(1), [0.0] + [1.0] * (size - 1))
     assert axes.get_xlabel() == "predicted class" and axes.get_ylabel() == "true class"
-    plots.to_image(figure)
+    to_image(figure)
     boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
     assert len(boxes) <= 34 and not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
     boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
@@ -229,7 +244,7 @@ def test_confusion_matrix_at_every_size(size: int) -> None:
 
 def test_right_and_wrong_are_told_without_colour() -> None:
     images, probabilities, targets = make_examples(2, 10)
-    axes = plots.draw_predictions(images, probabilities, targets, DIGITS).axes[0]
+    axes = draw_predictions(images, probabilities, targets, DIGITS).axes[0]
     titles = [text.get_text() for text in axes.texts if text.get_text()[0] in "✓✗"]
     assert titles == ["✓ 0", "✗ 1 → 2"]
     frames = [patch for patch in axes.patches if isinstance(patch, Rectangle) and not patch.get_fill()]
@@ -239,7 +254,7 @@ def test_right_and_wrong_are_told_without_colour() -> None:
 def test_the_true_class_is_always_among_the_bars_and_bold() -> None:
     images, probabilities, _ = make_examples(1, 10)
     last = int(probabilities[0].argmin())
-    axes = plots.draw_predictions(images, probabilities, [last], DIGITS).axes[0]
+    axes = draw_predictions(images, probabilities, [last], DIGITS).axes[0]
     names = [text for text in axes.texts if text.get_text() in DIGITS]
     assert len(names) == 5
     assert [text.get_text() for text in names if text.get_fontweight() == "bold"] == [str(last)]
@@ -247,16 +262,16 @@ def test_the_true_class_is_always_among_the_bars_and_bold() -> None:
     shown = [probabilities[0, int(name.get_text())] for name in names]
     widths = np.array([bar.get_width() for bar in bars])
     np.testing.assert_allclose(widths / widths[0], np.array(shown) / shown[0])
-    assert to_hex(bars[-1].get_facecolor()) == plots.BLUE_TINT.lower()
-    assert to_hex(bars[0].get_facecolor()) == plots.RED_TINT.lower()
+    assert to_hex(bars[-1].get_facecolor()) == BLUE_TINT.lower()
+    assert to_hex(bars[0].get_facecolor()) == RED_TINT.lower()
 
 
 @pytest.mark.parametrize(("count", "classes", "channels"), [(1, 2, 1), (16, 10, 3), (7, 100, 3), (30, 3, 2)])
 def test_sheets_at_every_size(count: int, classes: int, channels: int) -> None:
     images, probabilities, targets = (torch.from_numpy(array) for array in make_examples(count, classes, channels))
     names = LONG_NAMES[:classes]
-    predictions = plots.draw_predictions(images, probabilities, targets, names)
-    mistakes = plots.draw_mistakes(images, probabilities, targets, names)
+    predictions = draw_predictions(images, probabilities, targets, names)
+    mistakes = draw_mistakes(images, probabilities, targets, names)
     assert len(predictions.axes[0].get_images()) == min(count, 16)
     assert len(mistakes.axes[0].get_images()) == min(count, 25)
     for figure in (predictions, mistakes):
@@ -271,15 +286,15 @@ def test_sheets_at_every_size(count: int, classes: int, channels: int) -> None:
 def test_images_are_shown_as_they_are() -> None:
     colour, grey = np.random.default_rng(0).random((1, 3, 4, 4)), np.full((1, 1, 4, 4), 0.3)
     for images, expected in ((colour, colour[0].transpose(1, 2, 0)), (grey, np.full((4, 4, 3), 0.3))):
-        shown = plots.draw_mistakes(images, [[0.1, 0.9]], [0], ["a", "b"]).axes[0].get_images()[0].get_array()
+        shown = draw_mistakes(images, [[0.1, 0.9]], [0], ["a", "b"]).axes[0].get_images()[0].get_array()
         np.testing.assert_allclose(shown, expected)
 
 
 def test_mistakes_are_named_in_the_order_given() -> None:
     images = np.zeros((2, 1, 4, 4))
-    figure = plots.draw_mistakes(images, [[0.03, 0.97, 0], [0.6, 0.3, 0.1]], [0, 2], ["cat", "dog", "hippopotamus"])
+    figure = draw_mistakes(images, [[0.03, 0.97, 0], [0.6, 0.3, 0.1]], [0, 2], ["cat", "dog", "hippopotamus"])
     assert [text.get_text() for text in figure.axes[0].texts] == ["cat → dog, 0.97", "hippopotamus →\ncat, 0.60"]
-    assert "no mistakes" in read_texts(plots.draw_mistakes(images[:0], np.zeros((0, 3)), [], ["a", "b", "c"]))
+    assert "no mistakes" in read_texts(draw_mistakes(images[:0], np.zeros((0, 3)), [], ["a", "b", "c"]))
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
@@ -287,7 +302,7 @@ def test_class_probabilities_before_and_after(classes: int) -> None:
     rng = np.random.default_rng(0)
     before, after = rng.dirichlet(np.ones(classes), 2)
     target = int(after.argmin())
-    figure = plots.draw_class_probabilities(np.zeros((1, 4, 4)), before, after, target, LONG_NAMES[:classes])
+    figure = draw_class_probabilities(np.zeros((1, 4, 4)), before, after, target, LONG_NAMES[:classes])
     _, first, second = figure.axes
     bold = [label.get_text() for label in first.get_yticklabels() if label.get_fontweight() == "bold"]
     assert len(bold) == 1 and bold[0].endswith(f"_{target}")
@@ -296,7 +311,7 @@ def test_class_probabilities_before_and_after(classes: int) -> None:
     assert {before.argmax(), after.argmax(), target} <= set(numbers)
     for axes, values in ((first, before), (second, after)):
         np.testing.assert_allclose([bar.get_width() for bar in axes.patches], values[numbers])
-    blue = [bar for bar in second.patches if to_hex(bar.get_facecolor()) == plots.BLUE.lower()]
+    blue = [bar for bar in second.patches if to_hex(bar.get_facecolor()) == BLUE.lower()]
     assert [bar.get_width() for bar in blue] == [after[target]]
     assert_nothing_clipped(figure)
 
@@ -306,9 +321,9 @@ def test_class_names_are_written_as_they_are(name: str) -> None:
     plain = " ".join(name.split())
     images, probabilities, _ = make_examples(1, 2)
     figures = [
-        plots.draw_confusion_matrix(np.eye(2), [name, "b"]),
-        plots.draw_predictions(images, probabilities, [0], [name, "b"]),
-        plots.draw_class_probabilities(images[0], [0.5, 0.5], [0.1, 0.9], 0, [name, "b"]),
+        draw_confusion_matrix(np.eye(2), [name, "b"]),
+        draw_predictions(images, probabilities, [0], [name, "b"]),
+        draw_class_probabilities(images[0], [0.5, 0.5], [0.1, 0.9], 0, [name, "b"]),
     ]
     for figure in figures:
         assert any(plain in text for text in read_texts(figure))
@@ -321,12 +336,12 @@ def test_regions_show_prediction_by_colour_and_mistakes_by_a_cross(monkeypatch: 
     maps = np.tile(np.linspace(0, 1, 8), (2, 8, 1))
     predictions = np.array([[True, True, True, True], [False, True, False, False]])  # as `probability > 0.5` gives them
     keywords = {"extent": (-1, 2, -1, 2), "predictions": predictions, "steps": [0, 50], "accuracies": [0.5, 0.75]}
-    frames = plots.animate_regions(points, targets, maps, **keywords)
+    frames = animate_regions(points, targets, maps, **keywords)
     assert [frame.shape for frame in frames] == [(360, 480, 3)] * 2 and (frames[0] != frames[1]).any()
     axes = figures[-1].axes[0]
     zeros, ones, wrong = axes.collections
     np.testing.assert_array_equal(wrong.get_offsets(), [[1.0, 1.0]])
-    colours = plots._class_colours(2)
+    colours = class_colours(2)
     np.testing.assert_allclose(zeros.get_facecolor()[:, :3], colours[[0, 0]])
     np.testing.assert_allclose(ones.get_facecolor()[:, :3], colours[[1, 0]])
     assert axes.get_title("left") == "step 50" and axes.get_title("right") == "accuracy 0.750"
@@ -337,9 +352,7 @@ def test_regions_show_prediction_by_colour_and_mistakes_by_a_cross(monkeypatch: 
 def test_regions_of_many_classes_come_as_integers() -> None:
     rng = np.random.default_rng(0)
     keywords = {"extent": (0, 1, 0, 1), "predictions": rng.integers(0, 5, (1, 30)), "steps": [1], "accuracies": [0.2]}
-    frames = plots.animate_regions(
-        rng.random((30, 2)), rng.integers(0, 5, 30), rng.integers(0, 5, (1, 9, 9)), **keywords
-    )
+    frames = animate_regions(rng.random((30, 2)), rng.integers(0, 5, 30), rng.integers(0, 5, (1, 9, 9)), **keywords)
     assert len(frames) == 1 and len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 5
 
 
@@ -348,11 +361,11 @@ def test_embedding_frames_share_their_limits_and_make_a_small_gif(classes: int, 
     rng = np.random.default_rng(0)
     targets = np.arange(300) % classes
     places = rng.normal(size=(8, 300, 2)) * np.linspace(1, 9, 8)[:, None, None]
-    frames = plots.animate_embedding(places, targets, LONG_NAMES[:classes], range(8))
+    frames = animate_embedding(places, targets, LONG_NAMES[:classes], range(8))
     inked = [np.argwhere((frame[30:, :200] < 200).any(-1)) for frame in frames]
     assert np.ptp(inked[0], axis=0).max() < np.ptp(inked[-1], axis=0).max()  # the cloud grows, the limits stay
     assert inked[-1][:, 1].min() > 12  # and none of it is cut off
-    plots.save_gif(frames, tmp_path / "map.gif")
+    save_gif(frames, tmp_path / "map.gif")
     assert (tmp_path / "map.gif").stat().st_size < 300_000
     with Image.open(tmp_path / "map.gif") as image:
         assert image.n_frames == 8 and image.size == (480, 360)
@@ -363,10 +376,10 @@ def test_embedding_frames_share_their_limits_and_make_a_small_gif(classes: int, 
 
 
 def test_ten_classes_have_ten_colours_and_twenty_a_second_marker(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len({tuple(colour) for colour in plots._class_colours(10)}) == 10
-    assert len({tuple(colour) for colour in plots._class_colours(100)}) == 100
+    assert len({tuple(colour) for colour in class_colours(10)}) == 10
+    assert len({tuple(colour) for colour in class_colours(100)}) == 100
     figures = keep_figures(monkeypatch)
-    plots.animate_embedding(np.zeros((1, 20, 2)), np.arange(20), LONG_NAMES[:20], [3], accuracies=[0.5])
+    animate_embedding(np.zeros((1, 20, 2)), np.arange(20), LONG_NAMES[:20], [3], accuracies=[0.5])
     looks = {(tuple(dot.get_facecolor()[0]), len(dot.get_paths()[0])) for dot in figures[0].axes[0].collections}
     assert len(looks) == 20
     assert {"epoch 3", "accuracy 0.500"} <= set(read_texts(figures[0]))
@@ -378,12 +391,12 @@ def test_ten_classes_have_ten_colours_and_twenty_a_second_marker(monkeypatch: py
 def test_regression_frames_follow_the_curve(tmp_path: Path) -> None:
     x = np.linspace(-1, 1, 50)
     curves = np.stack([x * 0 + 90.0, x * 0, x**2])  # the first lies far outside
-    frames = plots.animate_regression(x, x**2, curves, grid=x, steps=[0, 5, 10], losses=[9.0, float("nan"), 0.1])
+    frames = animate_regression(x, x**2, curves, grid=x, steps=[0, 5, 10], losses=[9.0, float("nan"), 0.1])
     assert [frame.shape for frame in frames] == [(360, 480, 3)] * 3
     red = [(abs(frame.astype(int) - (214, 39, 40)).sum(-1) < 30)[:300] for frame in frames]
     assert red[0].sum() == 0 and red[1].sum() > 300 and red[2].sum() > 300  # the scale is that of the data
     assert np.ptp(np.argwhere(red[1])[:, 0]) < 5 < np.ptp(np.argwhere(red[2])[:, 0])
-    plots.save_gif(frames, tmp_path / "fit.gif")
+    save_gif(frames, tmp_path / "fit.gif")
     with Image.open(io.BytesIO((tmp_path / "fit.gif").read_bytes())) as image:
         assert image.n_frames == 3
 
@@ -391,13 +404,13 @@ def test_regression_frames_follow_the_curve(tmp_path: Path) -> None:
 def test_equal_curves_are_all_seen() -> None:
     x = np.linspace(-1, 1, 50)
     names = ("trained", "restored whole", "rebuilt from parameters")
-    figure = plots.draw_restored_curves(x, x, grid=x, curves={w: dict.fromkeys(names, x**2) for w in (4, 10, 50, 100)})
+    figure = draw_restored_curves(x, x, grid=x, curves={w: dict.fromkeys(names, x**2) for w in (4, 10, 50, 100)})
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == ["width 4", "width 10", "width 50", "width 100"]
     widths = [line.get_linewidth() for line in panels[0].get_lines()]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["data", *names]
-    pixels = plots.to_image(figure).reshape(-1, 3).astype(int)
+    pixels = to_image(figure).reshape(-1, 3).astype(int)
     for line in panels[0].get_lines():
         colour = np.array([int(to_hex(line.get_color())[i : i + 2], 16) for i in (1, 3, 5)])
         assert (abs(pixels - colour).sum(1) < 6).sum() > 500, line.get_label()
