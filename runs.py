@@ -1,6 +1,6 @@
 """Run directories as they are read: whoever wrote them, in whatever state they are, and without executing anything.
 
-Apart from synthesize_results.py so that what a run directory may hold is one subject, and what follows from it another.
+Apart from summary.py so that what a run directory may hold is one subject, and what follows from it another.
 """
 
 from __future__ import annotations

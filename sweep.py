@@ -425,7 +425,8 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
 
 def print_tables(jobs: Sequence[Job]) -> None:
     """Compares all runs of a sweep's experiment, those of earlier sweeps too."""
-    from synthesize_results import format_terminal, summarize
+    from summary import summarize
+    from synthesize_results import format_terminal
 
     for folder in dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs):
         with contextlib.suppress(UserError):  # where no run has finished

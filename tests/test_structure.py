@@ -45,7 +45,7 @@ MAY_IMPORT = {
         *("conf.command", "conf.schema", "distributed", "evaluate", "model", "pictures", "plots", "provenance"),
         *("run_directory", "sharding", "utils"),
     },
-    "sweep": {"provenance", "run_directory", "stopping", "synthesize_results", "train", "utils"},
+    "sweep": {"provenance", "run_directory", "stopping", "summary", "synthesize_results", "train", "utils"},
     # Run by Hydra, whose launchers and sweepers they are.
     "hydra_plugins._checked": {"conf.command", "conf.schema", "run_directory", "sweep", "utils"},
     "hydra_plugins._other": {"hydra_plugins._checked", "hydra_plugins._task", "run_directory", "sweep", "utils"},
@@ -59,7 +59,8 @@ MAY_IMPORT = {
     "study": {"utils"},
     "report": set(),
     "runs": {"utils"},
-    "synthesize_results": {"conf.command", "conf.schema", "plots", "report", "runs", "utils"},
+    "summary": {"conf.schema", "report", "runs", "utils"},
+    "synthesize_results": {"conf.command", "conf.schema", "plots", "report", "runs", "summary", "utils"},
     "conf.callbacks": {"conf.schema", "evaluate", "model", "plots", "utils"},  # run by Hydra; none of ours imports it
 }
 

@@ -27,7 +27,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import synthesize_results
 from report import Estimate, Table, digits_for, escape_latex, to_csv, to_latex, to_markdown, to_text
-from synthesize_results import difference, estimate, format_terminal, pivot_tables, summarize, verdict, write_report
+from summary import difference, estimate, summarize, verdict
+from synthesize_results import format_terminal, pivot_tables, write_report
 from utils import PROJECT, UserError
 
 MLP = {"_target_": "model.net.MLP", "hidden_sizes": [128, 64], "dropout": 0.0}
