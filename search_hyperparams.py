@@ -2,7 +2,7 @@
 
 python search_hyperparams.py search=mlp name=mlp_search search.n_trials=40
 
-Optuna proposes, the pool of sweep.py trains, and what came out is read from the run directories. A trial belongs to the
+Optuna proposes, the processes of pool.py train, and what came out is read from the run directories. A trial belongs to the
 process that asked for it; when that process is gone, whoever comes next goes on with it where it stopped.
 """
 
@@ -38,7 +38,7 @@ from utils import Unmet, UserError, read_json, read_records, write_file
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
     import optuna
 
-    from sweep import Ended, Job, Running
+    from pool import Ended, Job, Running
 
 PRESETS = CONF / "experiment"
 FREE = ("trainer.device=", "trainer.images=", "data.root=", "data.num_workers=")  # what processes may differ in
@@ -166,7 +166,7 @@ class Search:
 
     def job_of(self, trial: optuna.trial.Trial) -> Job:
         """The run of a trial, composed and checked."""
-        from sweep import Job
+        from pool import Job
 
         values = trial.user_attrs["overrides"]
         overrides = [*self.fixed, *values]
@@ -257,7 +257,7 @@ def is_free(file: Path, *, seconds: float = 0) -> bool:
 @command("search_hyperparams", SearchConfig)
 def main(cfg: DictConfig) -> None:
     """Searches, and says what was found."""
-    import sweep
+    from pool import num_cpus, visible_gpus
 
     space = read_space(OmegaConf.to_container(cfg.search.space))  # type: ignore[arg-type]
     mine = ("search=", "search.", "name=", "experiments_dir=")
@@ -273,27 +273,28 @@ def main(cfg: DictConfig) -> None:
     study, take_turn = open_study(cfg.search, cfg.name, url, direction, space, [*same.values()])
     with explained(url, "the same command goes on from here", Unmet):
         search = Search(study, take_turn, cfg, fixed, monitor)
-        gpus = sweep.visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
-        num_at_once = max(1, (len(gpus) or sweep.num_cpus()) // cfg.trainer.devices)
+        gpus = visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
+        num_at_once = max(1, (len(gpus) or num_cpus()) // cfg.trainer.devices)
         run_trials(search, n_jobs=cfg.search.n_jobs or num_at_once, gpus=gpus)
         conclude(study, cfg, search)
 
 
 def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
     """Trains what is left of a study to train, and shows how it is doing."""
-    import sweep
+    from pool import run_pool
+    from sweep import Overview
 
-    overview = sweep.Overview(total=search.cfg.search.n_trials, num_finished=0)
+    overview = Overview(total=search.cfg.search.n_trials, num_finished=0)
 
     def count() -> None:
         num_ended = sum(trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False))
         overview.num_finished = num_ended - search.num_told  # earlier, or by other processes
 
-    def watch(running: list[sweep.Running]) -> None:
+    def watch(running: list[Running]) -> None:
         search.watch(running)
         overview.draw(running)
 
-    def end(one: sweep.Ended) -> None:
+    def end(one: Ended) -> None:
         was_pruned = search.end(one) == "PRUNED"
         count()
         if was_pruned:
@@ -302,7 +303,7 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
             overview.end(one)
 
     count()
-    sweep.run_pool(search, n_jobs=n_jobs, gpus=gpus, on_start=overview.start, on_end=end, on_wait=watch)
+    run_pool(search, n_jobs=n_jobs, gpus=gpus, on_start=overview.start, on_end=end, on_wait=watch)
     overview.erase()
     for line in search.refused:
         print(f"failed  {line}")

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from sweep import Ended, Job
+    from pool import Ended, Job
 
 
 class CheckedLauncher(Launcher):
@@ -125,8 +125,8 @@ def job_of(config: DictConfig, label: str) -> Job:
     """The job of a configuration without Hydra's own part, which Hydra knows already."""
     from conf.command import checked, typed_overrides
     from conf.schema import TrainRequest
+    from pool import Job
     from run_directory import finished_result, plan
-    from sweep import Job
 
     ask, overrides = checked(config, TrainRequest), typed_overrides()
     cfg, directory = plan(ask, overrides)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins._checked import CheckedLauncher
 
 if TYPE_CHECKING:
-    from sweep import Ended, Job
+    from pool import Ended, Job
 
 
 class OtherLauncher(CheckedLauncher):
@@ -78,7 +78,7 @@ class OtherLauncher(CheckedLauncher):
 
 def threads_of(options: DictConfig) -> int:
     """The threads of a job: the processors that a launcher's options give it or, where they do not, its share of all."""
-    from sweep import num_cpus, threads_for
+    from pool import num_cpus, threads_for
 
     for key in ("cpus_per_task", "ray.remote.num_cpus"):
         if cpus := OmegaConf.select(options, key):
@@ -99,8 +99,8 @@ def one_line(error: object) -> str:
 
 def what_came_out(job: Job, told: JobReturn | None, complaint: str, *, has_started: bool) -> Ended:
     """What came out of a job: what its launcher was told or, where that lost track of it, what its directory tells."""
+    from pool import Ended, record_failure
     from run_directory import finished_result
-    from sweep import Ended, record_failure
     from utils import read_json
 
     if told is not None and told.status == JobStatus.COMPLETED:

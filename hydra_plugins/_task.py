@@ -17,11 +17,11 @@ from typing import TextIO
 import torch
 from omegaconf import DictConfig
 
-import sweep
 import train
 from conf.command import typed_overrides
 from hydra_plugins._checked import job_of, label_of
-from sweep import Job
+from pool import Job, record_failure, tell
+from sweep import shown
 from utils import Unmet, UserError, read_json
 
 
@@ -56,7 +56,7 @@ class Task:
             if not self.has_company:
                 raise
             raise Unmet("interrupted") from None
-        print(f"done    {job.label}: {sweep.shown(best)} ({time.monotonic() - started:.1f} s)", flush=True)
+        print(f"done    {job.label}: {shown(best)} ({time.monotonic() - started:.1f} s)", flush=True)
         return best
 
     def train(self, job: Job) -> dict[str, float]:
@@ -84,8 +84,8 @@ def when_started(directory: Path) -> str | None:
 def record(error: Exception, directory: Path) -> str:
     """What ended a job, in one line; recorded in train.log and, unless another process writes there, in status.json."""
     with open_log(directory) as log, contextlib.redirect_stderr(log):
-        text = sweep.tell(error)
-    sweep.record_failure(directory, os.getpid(), text)
+        text = tell(error)
+    record_failure(directory, os.getpid(), text)
     return text
 
 

@@ -1,7 +1,7 @@
 """The launcher behind `python train.py -m`: runs each job of a sweep in a process of its own, several at a time.
 
 Hydra finds launchers in packages called hydra_plugins, and executes this file by itself, outside of Python's imports:
-it imports ours only when it is used, and whatever others could want of it is in sweep.py.
+it imports ours only when it is used, and whatever others could want of it is in pool.py and sweep.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from hydra_plugins._checked import CheckedLauncher, to_return
 
 if TYPE_CHECKING:
-    from sweep import Ended, Job
+    from pool import Ended, Job
 
 ConfigStore.instance().store(
     group="hydra/launcher",
@@ -39,7 +39,7 @@ class PoolLauncher(CheckedLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from conf.schema import Count, check_value
-        from sweep import num_cpus, threads_for, visible_gpus, warm_up
+        from pool import num_cpus, threads_for, visible_gpus, warm_up
 
         check_value(self.n_jobs, Count | None, where="hydra.launcher.n_jobs")
         check_value(self.jobs_per_gpu, Count, where="hydra.launcher.jobs_per_gpu")

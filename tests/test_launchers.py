@@ -20,11 +20,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-import sweep
+import pool
 from hydra_plugins._other import threads_of
 
 TESTS = Path(__file__).resolve().parent
-THREADS = sweep.threads_for(2)
+THREADS = pool.threads_for(2)
 TRAPPED = [
     "model._target_=sweep_networks.Trapped",
     *("~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"),
@@ -88,7 +88,7 @@ def test_runs_are_those_of_the_pool(
     (expected,) = tmp_path.glob("pool/study/*/seed-0")
 
     if launcher == "basic":  # one job at a time has all processors
-        monkeypatch.setattr(sweep, "num_cpus", lambda: THREADS)
+        monkeypatch.setattr(pool, "num_cpus", lambda: THREADS)
     outcome = run_sweep(launcher, "+model.harm=raise,none", *options)
     assert outcome.code == 1
     assert outcome.err.strip() == "train.py: 1 of 2 jobs failed"
@@ -210,5 +210,5 @@ def test_a_launcher_that_is_not_installed_says_how_to(
 def test_the_threads_of_a_job_are_the_processors_it_has(
     options: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "num_cpus", lambda: 8)
+    monkeypatch.setattr(pool, "num_cpus", lambda: 8)
     assert threads_of(OmegaConf.create(options)) == threads

@@ -20,9 +20,10 @@ import torch
 from conftest import Outcome, read_lines
 from omegaconf import OmegaConf
 
-import sweep
-from sweep import Job, Overview, Running, run_pool
-from utils import locked
+import pool
+from pool import Ended, Job, Running, run_pool
+from sweep import Overview
+from utils import last_record, locked
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICK = ["data.limit=120", "trainer.images=false", "trainer.device=cpu"]
@@ -230,13 +231,13 @@ def test_parallel_jobs_give_what_jobs_give_one_by_one(
 ) -> None:
     """The same metrics, bit for bit, in processes side by side, one after the other, and in this process."""
     values = ["seed=0,1", "model=mlp,cnn"]
-    threads = sweep.threads_for(2)
+    threads = pool.threads_for(2)
     assert run_sweep(*values, "hydra.launcher.n_jobs=2").code == 0
     expected = results(tmp_path / "study")
     assert len(expected) == 4
     assert {read(path)["cpu_threads"] for path in tmp_path.rglob("provenance.json")} == {threads}
 
-    monkeypatch.setattr(sweep, "num_cpus", lambda: threads)
+    monkeypatch.setattr(pool, "num_cpus", lambda: threads)
     assert run_sweep(*values, "hydra.launcher.n_jobs=1", name="one_by_one").code == 0
     assert results(tmp_path / "one_by_one") == expected
 
@@ -250,8 +251,8 @@ def test_parallel_jobs_give_what_jobs_give_one_by_one(
 
 
 def test_the_threads_of_a_job_depend_on_how_many_run_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "num_cpus", lambda: 8)
-    assert [sweep.threads_for(n_jobs) for n_jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    monkeypatch.setattr(pool, "num_cpus", lambda: 8)
+    assert [pool.threads_for(n_jobs) for n_jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
 
 
 # ------------------------------------------------------------------------------------------------------- the pool by itself
@@ -291,10 +292,10 @@ def test_a_generator_of_jobs_waits_for_what_came_out(tmp_path: Path) -> None:
 def test_each_job_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7,5")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    gpus = sweep.visible_gpus()
+    gpus = pool.visible_gpus()
     assert gpus == ["3", "GPU-7"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert sweep.visible_gpus() == ["0", "1"]
+    assert pool.visible_gpus() == ["0", "1"]
 
     seen: dict[str, str] = {}
 
@@ -316,8 +317,8 @@ def test_a_terminal_shows_how_far_each_job_is(
     job = make_job(tmp_path, 0, "trainer.epochs=4")
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 2, "train/loss": 0.9, "val/accuracy": 0.5}\n{"epoch": 3, "tr')
     running: Any = [Running(Job(job.cfg, tmp_path, label="seed=0"), None, None, None)]  # type: ignore[arg-type]
-    overview.end(sweep.Ended(Job(job.cfg, tmp_path, label="seed=1"), {}, None, 1.0))
-    overview.end(sweep.Ended(Job(job.cfg, tmp_path, label="seed=2"), None, "no luck", 1.0))
+    overview.end(Ended(Job(job.cfg, tmp_path, label="seed=1"), {}, None, 1.0))
+    overview.end(Ended(Job(job.cfg, tmp_path, label="seed=2"), None, "no luck", 1.0))
     overview.draw(running)
     overview.draw(running)
     out = capsys.readouterr().out
@@ -373,7 +374,7 @@ class Sweep:
         """Waits until two jobs are under way, the older one for so many epochs."""
 
         def are_under_way() -> bool:
-            epochs = [sweep.last_record(directory).get("epoch", 0) for directory in self.running()]
+            epochs = [last_record(directory).get("epoch", 0) for directory in self.running()]
             return len(epochs) == 2 and max(epochs) >= num_epochs
 
         wait_until(are_under_way)
