@@ -24,8 +24,10 @@ from omegaconf import OmegaConf
 
 import search_hyperparams
 import study
-from search_hyperparams import Search, best_preset
-from study import Dimension, as_overrides, explained, open_study, read_space, suggest
+from search_hyperparams import best_preset
+from search_space import Dimension, as_overrides, read_space, suggest
+from study import explained, open_study
+from trials import Search
 from utils import Unmet, UserError
 
 PROJECT = Path(__file__).parents[1]
@@ -315,10 +317,10 @@ def test_what_a_dead_process_had_is_taken_over_and_what_a_living_one_has_is_not(
     assert second.take() is None and first.take() is None
 
     # On another machine nothing but the time tells, and one that was taken for dead learns it.
-    monkeypatch.setattr(search_hyperparams.platform, "node", lambda: "elsewhere")
+    monkeypatch.setattr("trials.platform.node", lambda: "elsewhere")
     third = join(tmp_path / "elsewhere", url, n_trials=2)
     assert third.take() is None
-    monkeypatch.setattr(search_hyperparams, "SECONDS_ALIVE", -1)
+    monkeypatch.setattr("trials.SECONDS_ALIVE", -1)
     for taken in second.taken.values():
         taken.held.release()
     assert third.take() is not None

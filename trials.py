@@ -1,0 +1,222 @@
+"""The trials of a search as jobs of the pool: which one comes next, what is told to Optuna, and whose each of them is.
+
+A trial belongs to the process that asked for it; when that process is gone, whoever comes next goes on with it where it
+stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from filelock import FileLock, Timeout
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.command import checked
+from conf.schema import TrainRequest
+from run_directory import recorded_part
+from search_space import as_overrides, read_space, suggest
+from study import Turn
+from utils import UserError, read_json, read_records
+
+if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
+    import optuna
+
+    from pool import Ended, Job, Running
+
+HELD = ".lock.search"  # in a trial's directory; held by the process that asked for the trial, for as long as it has it
+SECONDS_ALIVE = 120  # a trial whose process, on another machine, has not said so for so long is taken over
+
+
+@dataclass
+class Taken:
+    """A trial that this process has."""
+
+    trial: optuna.trial.Trial
+    held: FileLock  # says so to the other processes of this machine
+    num_reported: int  # epochs
+    is_pruned: bool = False
+    is_lost: bool = False  # to another process, which took this one for dead
+
+
+class Search:
+    """One process's part in a study: gives the pool its jobs, and tells Optuna what came out of them."""
+
+    def __init__(
+        self, study: optuna.Study, take_turn: Turn, cfg: DictConfig, fixed: Sequence[str], monitor: str
+    ) -> None:
+        self.study, self.take_turn, self.cfg, self.fixed, self.monitor = study, take_turn, cfg, list(fixed), monitor
+        self.space = read_space(OmegaConf.to_container(cfg.search.space))  # type: ignore[arg-type]
+        self.folder = Path(cfg.experiments_dir).absolute() / cfg.name
+        self.taken: dict[Path, Taken] = {}  # by directory, until it is told what came out
+        self.again: list[Job] = []  # killed ones, to be gone on with
+        self.refused: list[str] = []  # trials whose values do not go together, and why
+        self.num_told = 0
+        self.said_alive = time.time()
+
+    def __iter__(self) -> Iterator[Job]:
+        return self
+
+    def __next__(self) -> Job:
+        """The trial to start or to go on with now; none, for the time being, where all are ended or under way."""
+        if self.again:
+            return self.again.pop()
+        while (trial := self.take()) is not None:
+            try:
+                return self.job_of(trial)
+            except (HydraException, OmegaConfBaseException, UserError) as error:
+                self.refused.append(f"trial {trial.number}: {' '.join(str(error).split())}")
+                self.tell(self.directory_of(trial.number), "FAIL")
+        raise StopIteration
+
+    def take(self) -> optuna.trial.Trial | None:
+        """A trial that another process left, else the next one, proposed in the light of what came out before, or None.
+
+        All in one turn: no trial is taken twice, and there are never more than were asked for.
+        """
+        from optuna.trial import Trial, TrialState
+
+        with self.take_turn():
+            trials = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+            left = [one for one in trials if one.state == TrialState.RUNNING and self.is_left(one)]
+            if not left and (len(trials) >= self.cfg.search.n_trials or self.is_whole_grid(trials)):
+                return None
+            trial = Trial(self.study, left[0]._trial_id) if left else self.study.ask()
+            directory = self.directory_of(trial.number)
+            directory.mkdir(parents=True, exist_ok=True)
+            held = FileLock(directory / HELD)
+            held.acquire(timeout=10)
+            self.taken[directory] = Taken(trial, held, len(left[0].intermediate_values) if left else 0)
+            trial.set_user_attr("owner", owner(directory))
+            if "overrides" not in trial.user_attrs:
+                trial.set_user_attr("overrides", as_overrides(suggest(trial, self.space)))
+            return trial
+
+    def is_left(self, frozen: optuna.trial.FrozenTrial) -> bool:
+        """Whether nobody trains a trial that is recorded as running: its process, here or elsewhere, is gone."""
+        theirs = frozen.user_attrs.get("owner")
+        if theirs is None:
+            return True  # it ended in the very turn in which it asked
+        directory = Path(theirs["directory"])
+        if directory in self.taken:
+            return False
+        if directory.is_dir() and not (is_free(directory / HELD) and is_free(directory / ".lock", seconds=3)):
+            return False  # the seconds: a job notices soon that the process that started it is gone
+        is_here = directory.is_dir() and theirs["host"] == platform.node()
+        is_gone = is_here or time.time() - theirs["alive"] > SECONDS_ALIVE
+        return is_gone and self.recorded(frozen.number).state == frozen.state  # it may have ended since we read of it
+
+    def is_whole_grid(self, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
+        """Whether a grid search has asked for every point of its grid."""
+        size = math.prod(len(one.grid()) for one in self.space) if self.cfg.search.sampler == "grid" else math.inf
+        return len({trial.system_attrs["grid_id"] for trial in trials if "grid_id" in trial.system_attrs}) >= size
+
+    def recorded(self, number: int) -> optuna.trial.FrozenTrial:
+        """A trial as it stands in the study now."""
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def directory_of(self, number: int) -> Path:
+        return self.folder / f"trial-{number:04d}"
+
+    def job_of(self, trial: optuna.trial.Trial) -> Job:
+        """The run of a trial, composed and checked."""
+        from pool import Job
+
+        values = trial.user_attrs["overrides"]
+        overrides = [*self.fixed, *values]
+        label = f"trial {trial.number}: {' '.join(values)}"
+        return Job(compose(overrides), self.directory_of(trial.number), overrides, label=label)
+
+    def watch(self, running: list[Running]) -> None:
+        """Reports each new epoch of the trials under way; stops those that the pruner gives up, or that are another's."""
+        for one in running:
+            taken = self.taken[one.job.directory]
+            if self.report(one.job.directory) and not taken.is_pruned and taken.trial.should_prune():
+                taken.is_pruned = True
+                one.stop()
+        if time.time() - self.said_alive > SECONDS_ALIVE / 4:
+            self.said_alive = time.time()
+            for one in running:
+                if not self.say_alive(one.job.directory):
+                    one.stop()
+
+    def say_alive(self, directory: Path) -> bool:
+        """Records that this process still trains a trial; False if another one does by now."""
+        taken, mine = self.taken[directory], owner(directory)
+        recorded = self.recorded(taken.trial.number).user_attrs["owner"]
+        taken.is_lost = any(recorded[key] != mine[key] for key in ("host", "directory"))
+        if not taken.is_lost:
+            taken.trial.set_user_attr("owner", mine)
+        return not taken.is_lost
+
+    def report(self, directory: Path) -> bool:
+        """Tells Optuna of the epochs of a trial that it does not know of; whether there were any."""
+        taken = self.taken[directory]
+        new = read_records(directory)[taken.num_reported :]
+        with contextlib.suppress(RuntimeError):  # where another process has ended it, which took this one for dead
+            for record in new:
+                taken.trial.report(float(record[self.monitor]), int(record["epoch"]))
+        taken.num_reported += len(new)
+        return bool(new)
+
+    def end(self, one: Ended) -> str | None:
+        """Tells Optuna what came out of a trial, and returns the state that it has ended in.
+
+        None for one that has not: one that was killed goes on, one that was interrupted stays open.
+        """
+        directory = one.job.directory
+        taken = self.taken[directory]
+        if taken.is_lost:
+            return None
+        self.report(directory)
+        status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
+        kills = taken.trial.user_attrs.get("kills", 0)
+        value = math.nan if one.best is None else float(one.best[self.monitor])
+        if math.isfinite(value):
+            return self.tell(directory, "COMPLETE", value)
+        if taken.is_pruned:
+            return self.tell(directory, "PRUNED")
+        if "SIGKILL" in str(one.error) and kills < 3:
+            taken.trial.set_user_attr("kills", kills + 1)
+            self.again.append(one.job)
+            return None
+        return None if status.get("state") == "interrupted" else self.tell(directory, "FAIL")
+
+    def tell(self, directory: Path, state: str, value: float | None = None) -> str:
+        """Ends a trial in the study, in that state."""
+        from optuna.trial import TrialState
+
+        taken = self.taken.pop(directory)
+        with contextlib.suppress(RuntimeError):  # a grid ends by stopping a study that runs by itself
+            self.study.tell(taken.trial, value, state=TrialState[state], skip_if_finished=True)
+        taken.held.release()
+        self.num_told += 1
+        return state
+
+
+def owner(directory: Path) -> dict[str, Any]:
+    """What says that this process trains in that directory now."""
+    return {"host": platform.node(), "directory": str(directory), "alive": time.time()}
+
+
+def is_free(file: Path, *, seconds: float = 0) -> bool:
+    """Whether no process holds that lock, or lets go of it within so many seconds."""
+    try:
+        with FileLock(file, timeout=seconds):
+            return True
+    except Timeout:
+        return False
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The checked configuration of a run with these overrides; UserError for what is wrong with them."""
+    return recorded_part(checked(hydra.compose("train", list(overrides)), TrainRequest))
