@@ -22,17 +22,8 @@ from yaml import YAMLError
 
 import pictures
 from conf.command import checked, command
-from conf.schema import (
-    SLOTS,
-    EvaluateConfig,
-    TrainConfig,
-    UnknownKey,
-    build,
-    check_foreign,
-    check_keys,
-    own_keys,
-    resolve_target,
-)
+from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
+from conf.targets import SLOTS, build, check_foreign, own_keys, resolve_target
 from distributed import ALONE, World
 from model.data_loader import Dataset, Loader, load_split, make_loader, whole
 from model.datasets import Examples, Folder

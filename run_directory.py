@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import pictures
 from conf.command import checked, run_directory
-from conf.schema import TrainConfig, is_share
+from conf.schema import TrainConfig
+from conf.targets import is_share
 from distributed import World, explained, num_launched
 from evaluate import find_run, load_config, load_examples
 from provenance import provenance

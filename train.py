@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 import pictures
 from conf.command import command, typed_overrides
-from conf.schema import TrainRequest, build, check_keys, is_share, nearest_name, resolve_target
+from conf.schema import TrainRequest, check_keys, nearest_name
+from conf.targets import build, is_share, resolve_target
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, check_batch_size, describe, make_loader

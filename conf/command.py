@@ -28,7 +28,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import SLOTS, TrainConfig, UnknownKey, check, check_slot, check_value, nearest_name
+from conf.schema import TrainConfig, UnknownKey, check, check_value, nearest_name
+from conf.targets import SLOTS, check_slot
 from utils import PROJECT, UserError
 
 CONF = Path(__file__).parent

@@ -16,7 +16,8 @@ from conftest import Outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conf.schema import SLOTS, TrainConfig, check, check_slot
+from conf.schema import TrainConfig, check
+from conf.targets import SLOTS, check_slot
 from model.datasets import Examples
 from utils import UserError
 

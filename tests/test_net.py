@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from conf.schema import build
+from conf.targets import build
 from evaluate import FOLD_AT, Means, measure, predict
 from model.net import (
     CNN,

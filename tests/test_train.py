@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from conf.schema import build
+from conf.targets import build
 from distributed import ALONE
 from evaluate import load_config
 from model.net import LOSSES, MLP, DataSpec
