@@ -26,7 +26,7 @@ from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
 from conf.targets import SLOTS, build, check_foreign, own_keys, resolve_target
 from distributed import ALONE, World
 from model.data_loader import Dataset, Loader, load_split, make_loader, whole
-from model.datasets import Examples, Folder
+from model.examples import Examples, Folder
 from model.export import FORMATS, export, export_weights
 from model.net import (
     DataSpec,

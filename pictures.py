@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.data_loader import Loader, Normalize
-from model.datasets import Examples, Folder
+from model.examples import Examples, Folder
 from model.net import DataSpec, class_probabilities, is_image, last_hidden, output_of
 from utils import RunLogger, open_events, read_records
 

@@ -22,7 +22,8 @@ import torch
 
 from model.cache import decode_once
 from model.data_loader import Loader, describe, make_loader
-from model.datasets import Folder, image_folder, read_image
+from model.datasets import image_folder
+from model.examples import Folder, read_image
 
 NUM_IMAGES = 50_000
 NUM_ROUNDS = 3

@@ -37,7 +37,7 @@ class Slot:
 
 
 SLOTS = {
-    "data": Slot("model.datasets.Examples|model.datasets.Folder", given=2, options=DataOptions),
+    "data": Slot("model.examples.Examples|model.examples.Folder", given=2, options=DataOptions),
     "model": Slot("torch.nn.Module", given=1, options=ModelOptions),
     "optimizer": Slot("torch.optim.Optimizer", given=1),
     "scheduler": Slot("torch.optim.lr_scheduler.LRScheduler", given=1, options=SchedulerOptions),

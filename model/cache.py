@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from model.datasets import DataError, Examples, Folder, whole_batch
+from model.examples import DataError, Examples, Folder, whole_batch
 
 DECODED_AT_ONCE = 256  # images
 

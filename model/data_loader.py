@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.cache import Decoded
-from model.datasets import DataError, Examples, Folder, whole_batch
+from model.examples import DataError, Examples, Folder, whole_batch
 from model.net import DataSpec
 
 GATHER_AT = 512  # examples taken from a dataset in memory at once: several small batches cost little more than one

@@ -28,7 +28,8 @@ from conf.command import CONF, checked
 from conf.schema import TrainRequest
 from distributed import ALONE
 from evaluate import load_run
-from model.datasets import DataError, Examples, mnist
+from model.datasets import mnist
+from model.examples import DataError, Examples
 from run_directory import recorded_part
 from utils import UserError, load_tensors, save_tensors
 

@@ -14,7 +14,8 @@ import torch
 from conftest import Outcome, read_lines
 
 from model.cache import Decoded, decode_once
-from model.datasets import DataError, Folder, image_folder
+from model.datasets import image_folder
+from model.examples import DataError, Folder
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from model.data_loader import (
     pixel_statistics,
     split_indices,
 )
-from model.datasets import DataError, Examples, Folder, digits, image_folder, mnist
+from model.datasets import digits, image_folder, mnist
+from model.examples import DataError, Examples, Folder
 from model.net import DataSpec
 
 CPU = torch.device("cpu")

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from evaluate import build_dataset, class_report, count_confusions, load_run, predict
 from model.data_loader import describe, load_split
-from model.datasets import Examples, digits
+from model.datasets import digits
+from model.examples import Examples
 from model.net import DataSpec, ResNet
 from utils import UserError, load_tensors
 

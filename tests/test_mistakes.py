@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from conf.schema import TrainConfig, check
 from conf.targets import SLOTS, check_slot
-from model.datasets import Examples
+from model.examples import Examples
 from utils import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent

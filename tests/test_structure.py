@@ -20,11 +20,11 @@ MAY_IMPORT = {
     "utils": set(),
     "plots.figures": set(),
     **{module: {"plots.figures"} for module in SOURCES if module.startswith("plots.") and module[6:] != "figures"},
+    **{module: {"model"} for module in SOURCES if module.startswith("model.")},
     "model.net": set(),
-    "model.datasets": {"model.cache"},  # where a folder is decoded once; imported when that is asked for
-    **{
-        module: {"model"} for module in SOURCES if module.startswith("model.") and module[6:] not in ("net", "datasets")
-    },
+    "model.examples": set(),
+    "model.datasets": {"model.cache", "model.examples"},
+    "model.cache": {"model.examples"},
     "conf.schema": {"utils"},
     "conf.targets": {"conf.schema", "utils"},
     "conf.command": {"conf.schema", "conf.targets", "utils"},
