@@ -28,13 +28,13 @@ from distributed import ALONE, World
 from model.data_loader import Dataset, Loader, load_split, make_loader, whole
 from model.examples import Examples, Folder
 from model.export import FORMATS, export, export_weights
+from model.layers import initialize
 from model.net import (
     DataSpec,
     Loss,
     Metric,
     choose_loss,
     class_probabilities,
-    initialize,
     is_image,
     metrics_for,
     output_of,

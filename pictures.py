@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from model.data_loader import Loader, Normalize
 from model.examples import Examples, Folder
-from model.net import DataSpec, class_probabilities, is_image, last_hidden, output_of
+from model.layers import last_hidden
+from model.net import DataSpec, class_probabilities, is_image, output_of
 from utils import RunLogger, open_events, read_records
 
 NUM_EMBEDDED = 500  # points of the t-SNE animation

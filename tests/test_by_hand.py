@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from model.by_hand import GradientDescent, HandwrittenMLP, MyReLU, TwoLayer, sigmoid, softmax
-from model.net import MLP, DataSpec, DynamicNet, TaskError, initialize
+from model.layers import initialize
+from model.net import MLP, DataSpec, DynamicNet, TaskError
 
 SPEC = DataSpec((1, 28, 28), 10, "classification", classes=tuple("0123456789"))
 VALUES = DataSpec((1000,), 10, "regression")
