@@ -24,6 +24,7 @@ VARIANTS = {
     "cnn, momentum, augmentation": ["model=cnn", "optimizer=momentum", "data.crop_padding=1", "scheduler=onecycle"],
     "lstm, rmsprop, clipping": ["model=lstm", "optimizer=rmsprop", "trainer.max_grad_norm=0.5", "scheduler=step"],
     "resnet, adamw, bf16": ["model=resnet", "model.num_blocks=1", "optimizer=adamw", "trainer.precision=bf16"],
+    "fast_cnn, muon": ["model=fast_cnn", "model.channels=[4,8]", "optimizer=muon", "optimizer.weight_decay=0.1"],
     "adagrad, plateau, patience": ["optimizer=adagrad", "scheduler=plateau", "trainer.patience=3"],
     "regression, sgd, passes": ["data=quadratic", "optimizer=sgd", "data.passes=3", "trainer.animate=true"],
     "image folder": ["data=image_folder", "data.num_workers=0", "data.flip=true", "model=cnn"],
