@@ -85,7 +85,7 @@ class DataOptions:
     split_seed: Seed
     drop_last: bool
     crop_padding: Annotated[int, Range(0)]
-    flip: bool
+    flip: bool | Literal["alternate"]
     passes: Count
     mean: list[float] | None
     std: list[Positive] | None

@@ -13,7 +13,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -90,18 +90,30 @@ def unchanged(inputs: Tensor, indices: Tensor | None = None) -> Tensor:
 class RandomCropFlip:
     """Each image of a batch shifted by up to `padding` pixels (zeros come in) and flipped left-right half of the time.
 
-    What happens to an image is a function of (seed, epoch, index of the image), so it does not depend on the batch that
-    the image is in, nor on what ran before.
+    flip: not at all, by chance, or "alternate": by chance in the first epoch and then every other time, so that any two
+    epochs show both sides of each image (Jordan 2024, arXiv:2404.00498). What happens to an image is a function of
+    (seed, epoch, index of the image), so it does not depend on the batch that the image is in, nor on what ran before.
     """
 
-    def __init__(self, *, padding: int, flip: bool, num_examples: int, seed: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        *,
+        padding: int,
+        flip: bool | Literal["alternate"],
+        num_examples: int,
+        seed: int,
+        device: torch.device | str,
+    ) -> None:
         self.padding, self.flip, self.num_examples, self.seed, self.device = padding, flip, num_examples, seed, device
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         generator = generator_for(self.seed, epoch, purpose=1)
         shifts = torch.randint(2 * self.padding + 1, (self.num_examples, 2), generator=generator)
-        flips = torch.randint(2, (self.num_examples,), generator=generator).bool() & self.flip
+        if self.flip == "alternate":
+            generator = generator_for(self.seed, 0, purpose=3)  # the same draw in every epoch
+        flips = torch.randint(2, (self.num_examples,), generator=generator).bool() & bool(self.flip)
+        flips ^= self.flip == "alternate" and epoch % 2 == 0
         self.shifts, self.flips = shifts.to(self.device), flips.to(self.device)
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
@@ -450,7 +462,7 @@ def make_loader(
     shuffle: bool = False,
     drop_last: bool = False,
     crop_padding: int = 0,
-    flip: bool = False,
+    flip: bool | Literal["alternate"] = False,
     passes: int = 1,
     num_workers: int = 0,
     max_batches: int | None = None,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -253,7 +253,9 @@ def all_outcomes(image: Tensor, padding: int, *, flip: bool) -> list[tuple[int, 
     ]
 
 
-def crop_flip(num: int, *, padding: int = 2, flip: bool = True, seed: int = 0, epoch: int = 1) -> RandomCropFlip:
+def crop_flip(
+    num: int, *, padding: int = 2, flip: bool | Literal["alternate"] = True, seed: int = 0, epoch: int = 1
+) -> RandomCropFlip:
     augment = RandomCropFlip(padding=padding, flip=flip, num_examples=num, seed=seed, device=CPU)
     augment.set_epoch(epoch)
     return augment
@@ -295,15 +297,28 @@ def test_augmentation_does_not_depend_on_the_batch() -> None:
     assert torch.equal(alone, whole)
 
 
-def test_augmentation_is_a_function_of_seed_and_epoch() -> None:
+def test_alternate_flips_show_one_side_in_even_and_the_other_in_odd_epochs() -> None:
     images, indices = random_images(60), torch.arange(60)
-    augment = crop_flip(60, epoch=3)
+
+    def seen(epoch: int, seed: int = 0) -> Tensor:
+        return crop_flip(60, padding=0, flip="alternate", epoch=epoch, seed=seed)(images, indices)
+
+    assert torch.equal(seen(1), seen(3)) and torch.equal(seen(2), seen(4))
+    assert torch.equal(seen(1), seen(2).flip(-1))
+    first = (seen(1) == images).flatten(1).all(dim=1)
+    assert 15 < first.sum() < 45 and not torch.equal(seen(1), seen(1, seed=1))
+
+
+@pytest.mark.parametrize("flip", [True, "alternate"])
+def test_augmentation_is_a_function_of_seed_and_epoch(flip: bool | Literal["alternate"]) -> None:
+    images, indices = random_images(60), torch.arange(60)
+    augment = crop_flip(60, epoch=3, flip=flip)
     third = augment(images, indices)
     for epoch in (1, 2, 9, 3):  # back to 3, whatever came between
         augment.set_epoch(epoch)
         assert torch.equal(augment(images, indices), third) == (epoch == 3)
-    assert torch.equal(crop_flip(60, epoch=3)(images, indices), third)
-    assert not torch.equal(crop_flip(60, epoch=3, seed=1)(images, indices), third)
+    assert torch.equal(crop_flip(60, epoch=3, flip=flip)(images, indices), third)
+    assert not torch.equal(crop_flip(60, epoch=3, flip=flip, seed=1)(images, indices), third)
 
 
 # ------------------------------------------------------------------------------------------------------------ loaders
