@@ -44,6 +44,7 @@ from utils import (
     choose_precision,
     choose_threads,
     full_precision,
+    keep_freed_memory,
     seed_everything,
     spare_the_compiler,
     threads,
@@ -418,6 +419,7 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     Raises UserError for what cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet
     where the training loss ends above `trainer.fail_above`.
     """
+    keep_freed_memory()
     with (
         joined(cfg.trainer.device, cfg.trainer.parallel) as world,
         memory_explained(cfg),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import hashlib
 import importlib.util
@@ -79,6 +80,18 @@ def choose_device(name: str) -> torch.device:
     if name not in there and not (kind == "cuda" and number.isdigit() and int(number) < torch.cuda.device_count()):
         raise UserError(f"trainer.device is {name!r}; there is auto, {', '.join(there)} on this machine")
     return torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Keeps the memory of freed tensors in this process, for the tensors of the next step; with glibc alone.
+
+    It gives every block above 32 MiB back to the system and asks for it anew, which comes in pages of zeros: an eighth
+    of the time of a training step on a CPU whose activations are that large.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if adjust is not None:
+        adjust(-3, 2**30)  # M_MMAP_THRESHOLD: the size from which a block is the system's
+        adjust(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much may lie unused
 
 
 def choose_precision(

@@ -90,8 +90,8 @@ def unchanged(inputs: Tensor, indices: Tensor | None = None) -> Tensor:
 class RandomCropFlip:
     """Each image of a batch shifted by up to `padding` pixels (zeros come in) and flipped left-right half of the time.
 
-    flip: not at all, by chance, or "alternate": by chance in the first epoch and then every other time, so that any two
-    epochs show both sides of each image (Jordan 2024, arXiv:2404.00498). What happens to an image is a function of
+    flip: not at all, by chance, or "alternate": by chance in the first epoch and then every other time, so that two epochs
+    in a row show both sides of each image (Jordan 2024, arXiv:2404.00498). What happens to an image is a function of
     (seed, epoch, index of the image), so it does not depend on the batch that the image is in, nor on what ran before.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from utils import (
     choose_device,
     choose_precision,
     flatten,
+    keep_freed_memory,
     load_tensors,
     locked,
     read_json,
@@ -379,3 +381,16 @@ def test_automatic_precision(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     assert choose_precision("auto", cpu, model, task=task, batch_size=batch_size) == "fp32"
     assert not choose_compile("auto", cpu, num_steps=10**9)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
+def test_freed_memory_is_kept_for_the_next_tensor() -> None:
+    import resource
+
+    keep_freed_memory()
+    new_pages = []
+    for _ in range(20):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)  # 64 MiB, more than glibc keeps of itself
+        new_pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert sum(new_pages[-5:]) < 100, new_pages  # not before: aligned blocks leave gaps, until they add up to one
