@@ -17,11 +17,19 @@ class FastCNN(nn.Module):
 
     Fixed whitening filters, which spare the first layer to learn what is the same in all photographs; for each of
     `channels` two 3x3 convolutions with batch normalisation and GELU, the image halved between them; the maximum over the
-    positions that are left, and one linear layer. With `mirror` the answer in evaluation is the mean of those to the
-    image and to its mirror image. [batch, channels, height, width] -> logits [batch, output_size].
+    positions that are left, and one linear layer. In evaluation the answer is the mean of those to several views: with
+    `shift` the image, and it moved by a pixel both ways along a diagonal; with `mirror` the mirror image of each too.
+    [batch, channels, height, width] -> logits [batch, output_size].
     """
 
-    def __init__(self, spec: DataSpec, *, channels: Sequence[int] = (64, 128, 256), mirror: bool = False) -> None:
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        channels: Sequence[int] = (64, 128, 256),
+        mirror: bool = False,
+        shift: bool = False,
+    ) -> None:
         super().__init__()
         in_channels, height, width = image_shape(spec, "FastCNN")
         check_sizes(channels, "model.channels", at_least=1)
@@ -46,22 +54,25 @@ class FastCNN(nn.Module):
             in_channels, size = out_channels, size // 2
         self.body = nn.Sequential(*blocks)
         self.head = nn.Linear(in_channels, spec.output_size)
-        self.mirror = mirror
+        self.mirror, self.shift = mirror, shift
 
     def features(self, x: Tensor) -> Tensor:
-        """The last hidden layer, [batch, channels[-1]], of the images or, with `mirror`, the mean over both sides."""
+        """The last hidden layer, [batch, channels[-1]]; in evaluation the mean over all views of an image."""
+        views = [x]
+        if self.shift and not self.training:
+            padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+            views += [padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]]
         if self.mirror and not self.training:
-            return (self._maxima(x) + self._maxima(x.flip(-1))) / 2
-        return self._maxima(x)
+            views += [view.flip(-1) for view in views]
+        return torch.stack([self._maxima(view) for view in views]).mean(dim=0)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
 
     def _maxima(self, x: Tensor) -> Tensor:
         x = F.gelu(F.conv2d(x, self.whitening, self.bias))
-        return (
-            self.body(x).amax(dim=(2, 3)) / 9
-        )  # small logits at first, whatever the learning rate of the other layers
+        # Small logits at first, whatever the learning rate of the other layers.
+        return self.body(x).amax(dim=(2, 3)) / 9
 
 
 def whitening_filters(channels: int, *, correlation: float = 0.9) -> Tensor:

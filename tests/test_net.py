@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from conf.targets import build
 from evaluate import FOLD_AT, Means, measure, predict
+from model.fast_cnn import FastCNN, whitening_filters
 from model.net import (
     CNN,
     LOSSES,
@@ -201,6 +202,27 @@ def test_resnet_halves_the_image_between_stages() -> None:
         block.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
     model(torch.randn(2, 3, 32, 32))
     assert shapes == [(4, 32, 32)] * 2 + [(8, 16, 16)] * 2 + [(16, 8, 8)] * 2
+
+
+def test_fast_cnn_answers_with_the_mean_over_views_of_an_image() -> None:
+    plain = FastCNN(CIFAR10, channels=[4, 8])
+    model = FastCNN(CIFAR10, channels=[4, 8], mirror=True, shift=True)
+    model.load_state_dict(plain.state_dict())
+    images = torch.randn(3, 3, 32, 32)
+    assert torch.equal(model(images), plain(images)), "in training there is one view"
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    views = [images, padded[:, :, :32, :32], padded[:, :, 2:, 2:]]
+    plain.eval(), model.eval()
+    expected = torch.stack([plain(side) for view in views for side in (view, view.flip(3))]).mean(dim=0)
+    torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_whitening_filters_whiten_what_correlates_as_photographs_do(channels: int) -> None:
+    filters = whitening_filters(channels)[: 4 * channels].flatten(1)
+    between = torch.tensor([[1, 0.9], [0.9, 1]])
+    covariance = torch.kron(torch.full((channels, channels), 0.9).fill_diagonal_(1), torch.kron(between, between))
+    torch.testing.assert_close(filters @ covariance @ filters.T, torch.eye(4 * channels), atol=1e-3, rtol=0)
 
 
 MISTAKES = {
