@@ -69,10 +69,12 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, *, rounds: int = 5) -> Tensor:
     """A matrix with the same singular vectors, and all singular values between about 0.7 and 1.2; of its own dtype.
 
-    By rounds of a polynomial of Newton-Schulz, in bf16, which is precise enough for it.
+    By rounds of a polynomial of Newton-Schulz, in bf16, which is precise enough for it, but for processors that have none.
     """
     a, b, c = NEWTON_SCHULZ
-    wide = matrix.bfloat16() if matrix.shape[0] <= matrix.shape[1] else matrix.T.bfloat16()
+    has_native_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    dtype = torch.bfloat16 if matrix.device.type != "cpu" or has_native_bf16() else torch.float32
+    wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).to(dtype)
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(rounds):
         square = wide @ wide.T
