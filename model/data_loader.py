@@ -438,7 +438,14 @@ def check_batch_size(batch_size: int | None, num_examples: int) -> None:
 
 
 def make_augmentation(
-    spec: DataSpec, *, padding: int, flip: bool, passes: int, num_examples: int, seed: int, device: torch.device
+    spec: DataSpec,
+    *,
+    padding: int,
+    flip: bool | Literal["alternate"],
+    passes: int,
+    num_examples: int,
+    seed: int,
+    device: torch.device,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """What is done to the inputs of a batch, given with their indices; DataError where it does not suit the data."""
     if not padding and not flip:
