@@ -147,7 +147,7 @@ def epoch_order(num_examples: int, *, shuffle: bool, seed: int, epoch: int) -> T
 
 def whole(num: int) -> slice:
     """The part of so many examples that a process alone takes: all."""
-    return slice(num)
+    return slice(0, num)
 
 
 @dataclass
@@ -182,7 +182,8 @@ class Batching:
     def batches(self, num_examples: int, epoch: int, start: int) -> Iterator[Tensor]:
         """The indices of this process's part of each batch of an epoch, from batch number `start` on."""
         for indices in self.order(num_examples, epoch).split(self.batch_size)[start:]:
-            own = indices[self.part(len(indices))]
+            part = self.part(len(indices))
+            own = indices if part == slice(0, len(indices)) else indices[part]  # a slice takes time, even of all
             if len(own):
                 yield own
 
@@ -218,16 +219,21 @@ class TensorLoader:
         # Whole groups, wherever an epoch goes on: a batch lies alike in memory, on which the last digits may depend.
         skipped = self.start % together
         batches = self.batching.batches(len(self.targets), self.epoch, self.start - skipped)
+        if together == 1:
+            yield from map(self.make, batches)
         while group := list(itertools.islice(batches, together)):
-            yield from itertools.islice(self.several(group), skipped, None)
+            inputs, targets = self.make(torch.cat(group))
+            sizes = [len(own) for own in group]
+            split = zip(inputs.split(sizes), targets.split(sizes), strict=True)
+            del inputs, targets
+            yield from itertools.islice(split, skipped, None)
             skipped = 0
 
-    def several(self, group: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches whose indices are given, made at once."""
-        indices = torch.cat(list(group)).to(self.batching.device)
+    def make(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch of the examples at `indices` [batch]."""
+        indices = indices.to(self.batching.device)
         inputs = self.normalize(self.batching.augment(self.gather(indices), indices))
-        sizes = [len(own) for own in group]
-        return zip(inputs.split(sizes), self.targets.index_select(0, indices).split(sizes), strict=True)
+        return inputs, self.targets.index_select(0, indices)
 
     def gather(self, indices: Tensor) -> Tensor:
         """The stored inputs at `indices` [batch], on the device."""
