@@ -464,9 +464,9 @@ def test_a_thousand_flipped_bits_are_noticed(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------- the long campaign
 
 
-EVERY = ["null", "2", "3", "4", "1", "2", "null", "3"]
+EVERY = itertools.cycle(["null", "2", "3", "4", "1", "2"])
 CAMPAIGN = [
-    *([*variant, f"trainer.checkpoint_every={every}"] for variant, every in zip(VARIANTS.values(), EVERY, strict=True)),
+    *([*variant, f"trainer.checkpoint_every={every}"] for variant, every in zip(VARIANTS.values(), EVERY, strict=False)),
     ["experiment=dynamic_net", "trainer.checkpoint_every=2"],
     ["experiment=two_layer_by_hand"],
     ["experiment=gaussians", "trainer.images=true", "trainer.checkpoint_every=1"],
