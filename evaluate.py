@@ -24,6 +24,7 @@ import pictures
 from conf.command import checked, command
 from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
 from conf.targets import SLOTS, build, check_foreign, own_keys, resolve_target
+from devices import autocast, choose_device, choose_precision, full_precision
 from distributed import ALONE, World
 from model.data_loader import Dataset, Loader, load_split, make_loader, whole
 from model.examples import Examples, Folder
@@ -41,19 +42,7 @@ from model.net import (
 )
 from runs import printable, read_yaml
 from sharding import Shards, is_sharded
-from utils import (
-    PROJECT,
-    UserError,
-    autocast,
-    choose_device,
-    choose_precision,
-    full_precision,
-    load_part,
-    load_tensors,
-    refuse_links,
-    seed_everything,
-    write_json,
-)
+from utils import PROJECT, UserError, load_part, load_tensors, refuse_links, seed_everything, write_json
 
 FOLD_AT = 2**18  # numbers of outputs that are held back before they are added up, all at once
 

@@ -30,9 +30,10 @@ from tqdm import tqdm
 
 import provenance
 from provenance import code_state
+from run_log import last_record, write_status
 from stopping import Interrupted, StopSignals, die_with_parent
 from train import nothing, start_training
-from utils import PROJECT, UserError, last_record, locked, read_json, write_status
+from utils import PROJECT, UserError, locked, read_json
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
 PRELOADED = ["pool", "plots.classification", "plots.training", "torch._dynamo", "torch.utils.tensorboard"]

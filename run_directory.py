@@ -29,27 +29,23 @@ from conf.targets import is_share
 from distributed import World, explained, num_launched
 from evaluate import find_run, load_config, load_examples
 from provenance import provenance
+from run_log import NoLogger, RunLogger, last_record, recorded_status, write_status
 from sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
 from stopping import StopSignals
 from utils import (
     PROJECT,
     Checkpoint,
     Damaged,
-    NoLogger,
     RandomState,
-    RunLogger,
     Stateful,
     UserError,
     flatten,
-    last_record,
     locked,
     read_json,
     read_whole,
-    recorded_status,
     remove_leftovers,
     write_file,
     write_json,
-    write_status,
     writing,
 )
 

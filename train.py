@@ -26,18 +26,7 @@ import pictures
 from conf.command import command, typed_overrides
 from conf.schema import TrainRequest, check_keys, nearest_name
 from conf.targets import build, is_share, resolve_target
-from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
-from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
-from model.data_loader import Loader, check_batch_size, describe, make_loader
-from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
-from provenance import code_state
-from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
-from sharding import local
-from utils import (
-    Diverged,
-    OutOfMemory,
-    Unmet,
-    UserError,
+from devices import (
     autocast,
     choose_compile,
     choose_device,
@@ -45,10 +34,17 @@ from utils import (
     choose_threads,
     full_precision,
     keep_freed_memory,
-    seed_everything,
     spare_the_compiler,
     threads,
 )
+from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
+from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
+from model.data_loader import Loader, check_batch_size, describe, make_loader
+from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
+from provenance import code_state
+from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
+from sharding import local
+from utils import Diverged, OutOfMemory, Unmet, UserError, seed_everything
 
 # ----------------------------------------------------------------------------------------------------------- one step
 

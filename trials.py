@@ -24,9 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.command import checked
 from conf.schema import TrainRequest
 from run_directory import recorded_part
+from run_log import read_records
 from search_space import as_overrides, read_space, suggest
 from study import Turn
-from utils import UserError, read_json, read_records
+from utils import UserError, read_json
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
     import optuna

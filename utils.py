@@ -1,38 +1,26 @@
-"""What every script needs and no field owns: seeds, devices, checkpoints, run records and logging."""
+"""What every script needs and no field owns: errors, seeds, files, checkpoints and locks."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import hashlib
-import importlib.util
 import io
 import json
-import logging
 import math
 import os
 import platform
 import random
 import shutil
-import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
-# Parameters times batch size, from which a CPU gains: measured on mlp and lstm (benchmarks/results.md).
-PRODUCTS_FOR_BF16 = 2**24
-PRODUCTS_FOR_THREADS = 2**23
-STEPS_TO_COMPILE = 2000  # compiling takes the time of about so many
 
 
 class UserError(Exception):
@@ -60,7 +48,7 @@ class Unmet(UserError):
     exit_code = 1
 
 
-# -------------------------------------------------------------------------------------------------- seeds and devices
+# ---------------------------------------------------------------------------------------------------------------- seeds
 
 
 def seed_everything(seed: int) -> None:
@@ -68,117 +56,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch.device for "auto", "cpu", "cuda", "cuda:1" or "mps"; UserError where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    there = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
-    there += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if name not in there and not (kind == "cuda" and number.isdigit() and int(number) < torch.cuda.device_count()):
-        raise UserError(f"trainer.device is {name!r}; there is auto, {', '.join(there)} on this machine")
-    return torch.device(name)
-
-
-def keep_freed_memory() -> None:
-    """Keeps the memory of freed tensors in this process, for the tensors of the next step; with glibc alone.
-
-    It gives every block above 32 MiB back to the system and asks for it anew, which comes in pages of zeros: an eighth
-    of the time of a training step on a CPU whose activations are that large.
-    """
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if adjust is not None:
-        adjust(-3, 2**30)  # M_MMAP_THRESHOLD: the size from which a block is the system's
-        adjust(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: how much may lie unused
-
-
-def choose_precision(
-    name: str, device: torch.device, model: torch.nn.Module, *, task: str, batch_size: int | None
-) -> str:
-    """ "fp32", "bf16" or "fp16"; for "auto" the fastest that is safe: bf16 where the device gains by it, else fp32.
-
-    A rule and no measurement, so that the same run computes the same numbers the next time. A regression stays in fp32,
-    for its error may become smaller than bf16 can tell. On a CPU convolutions gain, and products large enough to pay for
-    the conversions (benchmarks/results.md). batch_size: of training; None: all examples in one batch.
-    """
-    if name != "auto":
-        return name
-    if task == "regression":
-        return "fp32"
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has_native_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    if device.type != "cpu" or not has_native_bf16():
-        return "fp32"
-    return "bf16" if num_products(model, batch_size) >= PRODUCTS_FOR_BF16 else "fp32"
-
-
-def choose_threads(device: torch.device, model: torch.nn.Module, *, batch_size: int | None) -> int:
-    """How many threads a training step is to use: one where sharing the work would take longer than the work."""
-    is_small = device.type == "cpu" and num_products(model, batch_size) < PRODUCTS_FOR_THREADS
-    return 1 if is_small else torch.get_num_threads()
-
-
-def num_products(model: torch.nn.Module, batch_size: int | None) -> float:
-    """The multiplications of a forward pass, where each weight is used once for each example; else infinity."""
-    if any(isinstance(module, torch.nn.modules.conv._ConvNd) for module in model.modules()):
-        return math.inf
-    return sum(parameter.numel() for parameter in model.parameters()) * (batch_size or math.inf)
-
-
-@contextlib.contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Inside, operations on the CPU share so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) -> bool:
-    """Whether to compile the network; for "auto": on a GPU that Triton serves, in a run long enough to gain by it."""
-    if name != "auto":
-        return bool(name)
-    has_triton = importlib.util.find_spec("triton") is not None
-    return device.type == "cuda" and has_triton and num_steps >= STEPS_TO_COMPILE
-
-
-def spare_the_compiler(kind: Any) -> None:
-    """Lets a class of optimisers do without PyTorch's compiler, whose import takes nearly as long as PyTorch's own.
-
-    Those of PyTorch import it when they are made and at their steps, only to tell it where it is to stay out. Where
-    nothing is compiled there is nothing to tell. What is not as in PyTorch 2.15 stays as it is.
-    """
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        if undecorated := getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None):
-            vars(undecorated).setdefault("__dynamo_disable", undecorated)  # where PyTorch itself notes that it has told
-    step = getattr(kind, "step", None)
-    if step is None or getattr(getattr(step, "__code__", None), "co_name", "") != "_use_grad":  # PyTorch's decorator
-        return
-    plain = step.__wrapped__
-
-    @functools.wraps(plain)
-    def plain_step(self: torch.optim.Optimizer, *arguments: Any, **keys: Any) -> Any:
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return plain(self, *arguments, **keys)
-
-    kind.step = plain_step
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a network computes in "fp32" (that is: as it is), "bf16" or "fp16"; may be entered again."""
-    if precision == "fp32":
-        return contextlib.nullcontext()  # an autocast that is off does the same, in the time of some operations
-    return torch.autocast(device.type, torch.float16 if precision == "fp16" else torch.bfloat16)
-
-
-def full_precision(values: torch.Tensor) -> torch.Tensor:
-    """Half-precision outputs as float32, in which losses are computed; others as they are."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 class RandomState:
@@ -287,17 +164,29 @@ def remove_leftovers(directory: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes plain data, whole or not at all; what is not finite becomes text ("nan"): JSON has no such number."""
-    write_file(path, (json.dumps(_finite(value), indent=2) + "\n").encode())
+    write_file(path, (json.dumps(for_json(value), indent=2) + "\n").encode())
 
 
-def _finite(value: Any) -> Any:
+def for_json(value: Any) -> Any:
+    """Plain data as JSON takes it: a number that is not finite becomes text, such as "nan"."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): for_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [for_json(item) for item in value]
     return value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data as {dotted key: number, text or boolean}; what is neither becomes text."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
+    return flat
 
 
 def read_json(path: Path, **fields: type) -> Any:
@@ -312,6 +201,9 @@ def read_json(path: Path, **fields: type) -> Any:
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise UserError(f"{path} is damaged (it holds no {name}, or not as it was written)")
     return content
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
 
 
 class Stateful(Protocol):
@@ -422,7 +314,7 @@ def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> N
         ) from error
 
 
-# --------------------------------------------------------------------------------------------------------- run records
+# ---------------------------------------------------------------------------------------------------------------- locks
 
 
 def refuse_links(directory: Path) -> None:
@@ -454,258 +346,3 @@ def locked(directory: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a folder that can no longer be written is told of elsewhere
             (directory / ".lock.owner").unlink(missing_ok=True)
         lock.release()
-
-
-def write_status(
-    directory: Path, state: str, *, epoch: int, step: int, error: str | None = None, pid: int | None = None
-) -> None:
-    """Replaces status.json; pid: of the process that it is about, if that is not this one."""
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    record = {"state": state, "epoch": epoch, "step": step, "time": now, "pid": pid or os.getpid(), "error": error}
-    write_json(directory / "status.json", record)
-
-
-@contextlib.contextmanager
-def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
-    """Keeps status.json true while a run runs: running, then finished, interrupted, diverged or failed.
-
-    progress: has the `epoch` and the `step` that the run has come to.
-    """
-
-    def write(state: str, error: str | None = None) -> None:
-        with contextlib.suppress(Unwritable):  # what it would say of is on its way to the user
-            write_status(directory, state, epoch=progress.epoch, step=progress.step, error=error)
-
-    try:
-        write_status(directory, "running", epoch=progress.epoch, step=progress.step)
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        write("interrupted")
-        raise
-    except Diverged as error:
-        write("diverged", str(error))
-        raise
-    except BaseException as error:
-        write("failed", f"{type(error).__name__}: {error}")
-        raise
-    write("finished")
-
-
-def read_records(directory: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, one an epoch; a line that is not whole (yet) does not count, nor what follows it."""
-    records: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
-        for line in (directory / "metrics.jsonl").read_text().splitlines():
-            record = json.loads(line)
-            if not _is_record(record):
-                break
-            records.append(record)
-    return records
-
-
-def _is_record(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("epoch"), int):
-        return False
-    return all((isinstance(x, (int, float)) and abs(x) < 1e300) or x in ("nan", "inf", "-inf") for x in value.values())
-
-
-def last_record(directory: Path) -> dict[str, Any]:
-    """The record of the latest epoch in metrics.jsonl, or {}."""
-    return (read_records(directory) or [{}])[-1]
-
-
-class EventFile:
-    """A new file of TensorBoard's events, each of which is on its way to the disk when `add_event` returns.
-
-    TensorBoard's own writes from another thread: what cannot be written ends there, in a traceback. Its name sorts after
-    those of the files that are there, for TensorBoard reads them in that order. Raises Unwritable.
-    """
-
-    def __init__(self, directory: Path, suffix: str) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        seconds = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-        second = max([int(time.time()), *(int(text) + 1 for text in seconds if text.isdigit())])
-        self.path = directory / f"events.out.tfevents.{second:010}.{platform.node()}.{os.getpid()}{suffix}"
-        with writing(self.path):
-            directory.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("ab")
-        self.records = RecordWriter(self.file)
-        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def add_event(self, event: Any) -> None:
-        with writing(self.path):
-            self.records.write(event.SerializeToString())
-            self.file.flush()
-
-    def get_logdir(self) -> str:
-        return str(self.path.parent)
-
-    def flush(self) -> None:
-        """Nothing waits to be written."""
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # of what could not be written, as was told
-            self.file.close()
-
-
-def open_events(directory: Path, *, suffix: str = "") -> Any:
-    """A SummaryWriter of a new file of events in a directory; suffix: of the file's name."""
-    from torch.utils.tensorboard import FileWriter, SummaryWriter
-
-    class Writer(SummaryWriter):
-        def _get_file_writer(self) -> Any:
-            if self.file_writer is None:
-                opened: Any = FileWriter.__new__(FileWriter)  # its own __init__ starts TensorBoard's thread
-                opened.event_writer = EventFile(directory, suffix)
-                self.file_writer, self.all_writers = opened, {str(directory): opened}  # type: ignore[assignment]
-            return self.file_writer
-
-    return Writer(str(directory))
-
-
-class RunLogger:
-    """Gives the same numbers to TensorBoard, metrics.jsonl, train.log, the console and the progress bar.
-
-    As a part of a checkpoint it remembers how much it had written, and going on from there cuts off what came after:
-    an epoch that is run again is not there twice.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.metrics_file = directory / "metrics.jsonl"
-        self.validated: dict[str, str] = {}  # the latest validation metrics, for the progress bar
-        self.log = logging.getLogger("run")
-        logging.raiseExceptions = False  # a reader of our output that left, as in `... | head`, does not end a run
-        self.log.setLevel(logging.DEBUG)
-        self.log.propagate = False
-        console = logging.StreamHandler(sys.stdout)
-        console.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)  # a terminal has the progress bar
-        console.addFilter(lambda record: record.levelno < logging.WARNING)
-        complaints = logging.StreamHandler(sys.stderr)
-        complaints.setLevel(logging.WARNING)
-        for handler in (console, complaints, logging.FileHandler(directory / "train.log")):
-            handler.setFormatter(logging.Formatter("%(message)s"))
-            self.log.addHandler(handler)
-
-    @functools.cached_property
-    def writer(self) -> Any:
-        """TensorBoard's writer; made when first used, so that it does not exist yet when a checkpoint is restored."""
-        return open_events(self.directory)
-
-    def say(self, message: str) -> None:
-        """A line for the console and train.log."""
-        self.log.info(message)
-
-    def warn(self, message: str) -> None:
-        """A line for standard error and train.log."""
-        self.log.warning("WARNING %s", message)
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers for TensorBoard."""
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-    def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None:
-        """The line of one epoch: metrics.jsonl, TensorBoard and the console."""
-        with writing(self.metrics_file), self.metrics_file.open("a") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
-        metrics = {name: value for name, value in record.items() if "/" in name}
-        rates = {name: record[name] for name in ("lr", "examples_per_second")}
-        self.scalars(metrics | rates, int(record["step"]))
-        self.validated = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.say(f"epoch {record['epoch']:>3}/{num_epochs}  {shown}  ({record['seconds']:.1f} s)")
-
-    def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None:
-        """The line of one moment within an epoch: TensorBoard, train.log, and the console or the progress bar."""
-        self.scalars(values, step)
-        shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items()}
-        bar.set_postfix(shown | self.validated, refresh=False)  # drawn when the bar is, ten times a second
-        self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
-
-    def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
-        """A progress bar over `total` examples, with the latest validation metrics; on a terminal only."""
-        hidden = not sys.stderr.isatty()
-        bar = tqdm(total=total, initial=initial, desc=title, unit="ex", unit_scale=True, leave=False, disable=hidden)
-        bar.set_postfix(self.validated)
-        return bar
-
-    def graph(self, model: torch.nn.Module, inputs: torch.Tensor) -> None:
-        """The network's graph for TensorBoard, where it can be traced; the random state and the mode stay as they were."""
-        was_training = model.training
-        with warnings.catch_warnings(), torch.random.fork_rng(), contextlib.suppress(RuntimeError):
-            warnings.simplefilter("ignore")
-            # Traced here, where tracing can be told not to check itself: that imports the tensors of many machines.
-            self.writer.add_graph(torch.jit.trace(model.eval(), inputs, check_trace=False), inputs)
-        model.train(was_training)
-
-    def start_session(self, values: Mapping[str, Any]) -> None:
-        """Opens this run's line in TensorBoard's HPARAMS.
-
-        No experiment summary is written: TensorBoard then takes the columns from all runs together, where it would
-        otherwise take them from whichever run it reads first. The metrics are the ordinary scalars.
-        """
-        from torch.utils.tensorboard.summary import hparams
-
-        _, start, self._session_end = hparams(flatten(values), {})
-        self.writer.file_writer.add_summary(start)
-
-    def end_session(self) -> None:
-        """Marks this run as finished in HPARAMS."""
-        self.writer.file_writer.add_summary(self._session_end)
-
-    def close(self) -> None:
-        if "writer" in self.__dict__:
-            self.writer.close()
-        for handler in list(self.log.handlers):
-            handler.close()
-            self.log.removeHandler(handler)
-
-    def state_dict(self) -> dict[str, int]:
-        """The size of each file of this run's record, which is on the disk before it is counted on."""
-        self.writer.flush()
-        for file in self._files():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        return {file.name: file.stat().st_size for file in self._files()}
-
-    def load_state_dict(self, sizes: Mapping[str, int]) -> None:
-        for file in self._files():
-            if file.name in sizes:
-                os.truncate(file, min(sizes[file.name], file.stat().st_size))
-            else:
-                file.unlink()
-
-    def _files(self) -> list[Path]:
-        """What this logger writes, as far as it is there; not what evaluations wrote beside it."""
-        files = [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]
-        return [file for file in files if file.exists() and ".evaluation" not in file.name]
-
-
-class NoLogger(RunLogger):
-    """A logger without sinks: of a process that leaves the writing to another."""
-
-    def __init__(self) -> None:
-        """Opens nothing."""
-
-    def say(self, message: str) -> None: ...
-    def warn(self, message: str) -> None: ...
-    def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None: ...
-    def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None: ...
-    def load_state_dict(self, sizes: Mapping[str, int]) -> None: ...
-
-    def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
-        return tqdm(disable=True)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain data as {dotted key: number, text or boolean}; what is neither becomes text."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
-    return flat

@@ -31,11 +31,12 @@ from torch import Tensor
 
 from conf.command import CONF, checked
 from conf.schema import TrainRequest
+from devices import threads
 from distributed import World
 from run_directory import Run, recorded_part
+from run_log import RunLogger
 from stopping import StopSignals
 from train import Measured, Progress, Setup, set_up, train_epoch
-from utils import RunLogger, threads
 
 HERE = Path(__file__).resolve().parent
 CASES = [Case(net, size, kind) for net in ("mlp", "cnn", "lstm") for size in (64, 512) for kind in ("fp32", "bf16")]

@@ -31,8 +31,9 @@ from evaluate import evaluate_run, export_run, load_config, load_run
 from model.cache import decode_once
 from model.datasets import image_folder
 from run_directory import finished_result, is_of_other_code, what_is_left
+from run_log import last_record
 from runs import read_run
-from utils import MARK, UserError, last_record, load_tensors, save_tensors, write_file, write_json
+from utils import MARK, UserError, load_tensors, save_tensors, write_file, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import _use_grad_for_differentiable
 
+from devices import spare_the_compiler
 from model.datasets import digits
-from utils import spare_the_compiler
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What only other commands need, or pictures, compilation and several devices; each costs 0.1 to 0.8 s.

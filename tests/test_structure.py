@@ -18,6 +18,8 @@ SOURCES = {
 # What each module may import of the project's own: modules, or packages with all that is in them.
 MAY_IMPORT = {
     "utils": set(),
+    "devices": {"utils"},
+    "run_log": {"utils"},
     "plots.figures": set(),
     **{module: {"plots.figures"} for module in SOURCES if module.startswith("plots.") and module[6:] != "figures"},
     **{module: {"model"} for module in SOURCES if module.startswith("model.")},
@@ -28,27 +30,27 @@ MAY_IMPORT = {
     "conf.schema": {"utils"},
     "conf.targets": {"conf.schema", "utils"},
     "conf.command": {"conf.schema", "conf.targets", "utils"},
-    "pictures": {"model", "plots", "utils"},
+    "pictures": {"model", "plots", "run_log"},
     "evaluate": {
-        *("conf.command", "conf.schema", "conf.targets", "distributed", "model", "pictures", "plots", "runs"),
-        *("sharding", "utils"),
+        *("conf.command", "conf.schema", "conf.targets", "devices", "distributed", "model", "pictures"),
+        *("plots", "runs", "sharding", "utils"),
     },
     "provenance": {"utils"},
     "stopping": set(),
-    "distributed": {"stopping", "utils"},
+    "distributed": {"devices", "stopping", "utils"},
     "pieces": {"utils"},
     "sharding": {"distributed", "pieces", "utils"},
     "run_directory": {
         *("conf.command", "conf.schema", "conf.targets", "distributed", "evaluate", "model", "pictures", "plots"),
-        *("provenance", "sharding", "stopping", "utils"),
+        *("provenance", "run_log", "sharding", "stopping", "utils"),
         "train",  # for types alone, which is seen below
     },
     "train": {
-        *("conf.command", "conf.schema", "conf.targets", "distributed", "evaluate", "model", "pictures", "plots"),
-        *("provenance", "run_directory", "sharding", "utils"),
+        *("conf.command", "conf.schema", "conf.targets", "devices", "distributed", "evaluate", "model", "pictures"),
+        *("plots", "provenance", "run_directory", "sharding", "utils"),
     },
-    "pool": {"provenance", "stopping", "train", "utils"},
-    "sweep": {"pool", "provenance", "run_directory", "summary", "synthesize_results", "train", "utils"},
+    "pool": {"provenance", "run_log", "stopping", "train", "utils"},
+    "sweep": {"pool", "provenance", "run_directory", "run_log", "summary", "synthesize_results", "train", "utils"},
     # Run by Hydra, whose launchers and sweepers they are.
     "hydra_plugins._checked": {"conf.command", "conf.schema", "pool", "run_directory", "sweep", "utils"},
     "hydra_plugins._other": {
@@ -64,7 +66,7 @@ MAY_IMPORT = {
     },
     "search_space": {"utils"},
     "study": {"search_space", "utils"},
-    "trials": {"conf.command", "conf.schema", "pool", "run_directory", "search_space", "study", "utils"},
+    "trials": {"conf.command", "conf.schema", "pool", "run_directory", "run_log", "search_space", "study", "utils"},
     "report": set(),
     "runs": {"utils"},
     "summary": {"conf.schema", "report", "runs", "utils"},
@@ -137,7 +139,11 @@ def test_only_plots_imports_matplotlib() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [module for module in MAY_IMPORT if module in ("utils", "pictures") or module.startswith(("model.", "plots."))],
+    [
+        module
+        for module in MAY_IMPORT
+        if module in ("utils", "devices", "run_log", "pictures") or module.startswith(("model.", "plots."))
+    ],
 )
 def test_configuration_stops_at_the_builders(module: str) -> None:
     assert not roots(SOURCES[module]) & {"hydra", "omegaconf", "conf"}

@@ -37,7 +37,8 @@ from conf.schema import TrainConfig
 from evaluate import Means
 from model.net import MLP, DataSpec
 from run_directory import Run, recorded_part
-from utils import Damaged, RandomState, RunLogger, load_tensors, read_whole
+from run_log import RunLogger
+from utils import Damaged, RandomState, load_tensors, read_whole
 
 NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]
 STEPS_PER_EPOCH = 5  # of 300 examples, 64 at a time

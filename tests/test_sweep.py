@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 
 import pool
 from pool import Ended, Job, Running, run_pool
+from run_log import last_record
 from sweep import Overview
-from utils import last_record, locked
+from utils import locked
 
 PROJECT = Path(__file__).resolve().parent.parent
 QUICK = ["data.limit=120", "trainer.images=false", "trainer.device=cpu"]

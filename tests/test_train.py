@@ -24,8 +24,9 @@ from conf.targets import build
 from distributed import ALONE
 from evaluate import load_config
 from model.net import LOSSES, MLP, DataSpec
+from run_log import RunLogger
 from train import Learner, Schedule, build_schedule
-from utils import RunLogger, load_tensors, locked
+from utils import load_tensors, locked
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))

@@ -16,16 +16,13 @@ import pytest
 import torch
 from torch import nn
 
+from devices import choose_compile, choose_device, choose_precision, keep_freed_memory
 from utils import (
     Checkpoint,
     RandomState,
     Unwritable,
     UserError,
-    choose_compile,
-    choose_device,
-    choose_precision,
     flatten,
-    keep_freed_memory,
     load_tensors,
     locked,
     read_json,

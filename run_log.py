@@ -1,0 +1,266 @@
+"""The record of a run: its log, its metrics and TensorBoard's events, each epoch read again, and its status."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from utils import Diverged, Unwritable, flatten, for_json, write_json, writing
+
+
+class RunLogger:
+    """Gives the same numbers to TensorBoard, metrics.jsonl, train.log, the console and the progress bar.
+
+    As a part of a checkpoint it remembers how much it had written, and going on from there cuts off what came after:
+    an epoch that is run again is not there twice.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.metrics_file = directory / "metrics.jsonl"
+        self.validated: dict[str, str] = {}  # the latest validation metrics, for the progress bar
+        self.log = logging.getLogger("run")
+        logging.raiseExceptions = False  # a reader of our output that left, as in `... | head`, does not end a run
+        self.log.setLevel(logging.DEBUG)
+        self.log.propagate = False
+        console = logging.StreamHandler(sys.stdout)
+        console.setLevel(logging.INFO if sys.stderr.isatty() else logging.DEBUG)  # a terminal has the progress bar
+        console.addFilter(lambda record: record.levelno < logging.WARNING)
+        complaints = logging.StreamHandler(sys.stderr)
+        complaints.setLevel(logging.WARNING)
+        for handler in (console, complaints, logging.FileHandler(directory / "train.log")):
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            self.log.addHandler(handler)
+
+    @functools.cached_property
+    def writer(self) -> Any:
+        """TensorBoard's writer; made when first used, so that it does not exist yet when a checkpoint is restored."""
+        return open_events(self.directory)
+
+    def say(self, message: str) -> None:
+        """A line for the console and train.log."""
+        self.log.info(message)
+
+    def warn(self, message: str) -> None:
+        """A line for standard error and train.log."""
+        self.log.warning("WARNING %s", message)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers for TensorBoard."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None:
+        """The line of one epoch: metrics.jsonl, TensorBoard and the console."""
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
+            file.write(json.dumps(for_json(record)) + "\n")
+        metrics = {name: value for name, value in record.items() if "/" in name}
+        rates = {name: record[name] for name in ("lr", "examples_per_second")}
+        self.scalars(metrics | rates, int(record["step"]))
+        self.validated = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.say(f"epoch {record['epoch']:>3}/{num_epochs}  {shown}  ({record['seconds']:.1f} s)")
+
+    def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None:
+        """The line of one moment within an epoch: TensorBoard, train.log, and the console or the progress bar."""
+        self.scalars(values, step)
+        shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items()}
+        bar.set_postfix(shown | self.validated, refresh=False)  # drawn when the bar is, ten times a second
+        self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
+
+    def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
+        """A progress bar over `total` examples, with the latest validation metrics; on a terminal only."""
+        hidden = not sys.stderr.isatty()
+        bar = tqdm(total=total, initial=initial, desc=title, unit="ex", unit_scale=True, leave=False, disable=hidden)
+        bar.set_postfix(self.validated)
+        return bar
+
+    def graph(self, model: torch.nn.Module, inputs: torch.Tensor) -> None:
+        """The network's graph for TensorBoard, where it can be traced; the random state and the mode stay as they were."""
+        was_training = model.training
+        with warnings.catch_warnings(), torch.random.fork_rng(), contextlib.suppress(RuntimeError):
+            warnings.simplefilter("ignore")
+            # Traced here, where tracing can be told not to check itself: that imports the tensors of many machines.
+            self.writer.add_graph(torch.jit.trace(model.eval(), inputs, check_trace=False), inputs)
+        model.train(was_training)
+
+    def start_session(self, values: Mapping[str, Any]) -> None:
+        """Opens this run's line in TensorBoard's HPARAMS.
+
+        No experiment summary is written: TensorBoard then takes the columns from all runs together, where it would
+        otherwise take them from whichever run it reads first. The metrics are the ordinary scalars.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        _, start, self._session_end = hparams(flatten(values), {})
+        self.writer.file_writer.add_summary(start)
+
+    def end_session(self) -> None:
+        """Marks this run as finished in HPARAMS."""
+        self.writer.file_writer.add_summary(self._session_end)
+
+    def close(self) -> None:
+        if "writer" in self.__dict__:
+            self.writer.close()
+        for handler in list(self.log.handlers):
+            handler.close()
+            self.log.removeHandler(handler)
+
+    def state_dict(self) -> dict[str, int]:
+        """The size of each file of this run's record, which is on the disk before it is counted on."""
+        self.writer.flush()
+        for file in self._files():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        return {file.name: file.stat().st_size for file in self._files()}
+
+    def load_state_dict(self, sizes: Mapping[str, int]) -> None:
+        for file in self._files():
+            if file.name in sizes:
+                os.truncate(file, min(sizes[file.name], file.stat().st_size))
+            else:
+                file.unlink()
+
+    def _files(self) -> list[Path]:
+        """What this logger writes, as far as it is there; not what evaluations wrote beside it."""
+        files = [self.metrics_file, *self.directory.glob("events.out.tfevents.*")]
+        return [file for file in files if file.exists() and ".evaluation" not in file.name]
+
+
+class NoLogger(RunLogger):
+    """A logger without sinks: of a process that leaves the writing to another."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def say(self, message: str) -> None: ...
+    def warn(self, message: str) -> None: ...
+    def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None: ...
+    def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None: ...
+    def load_state_dict(self, sizes: Mapping[str, int]) -> None: ...
+
+    def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
+        return tqdm(disable=True)
+
+
+class EventFile:
+    """A new file of TensorBoard's events, each of which is on its way to the disk when `add_event` returns.
+
+    TensorBoard's own writes from another thread: what cannot be written ends there, in a traceback. Its name sorts after
+    those of the files that are there, for TensorBoard reads them in that order. Raises Unwritable.
+    """
+
+    def __init__(self, directory: Path, suffix: str) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        seconds = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
+        second = max([int(time.time()), *(int(text) + 1 for text in seconds if text.isdigit())])
+        self.path = directory / f"events.out.tfevents.{second:010}.{platform.node()}.{os.getpid()}{suffix}"
+        with writing(self.path):
+            directory.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("ab")
+        self.records = RecordWriter(self.file)
+        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add_event(self, event: Any) -> None:
+        with writing(self.path):
+            self.records.write(event.SerializeToString())
+            self.file.flush()
+
+    def get_logdir(self) -> str:
+        return str(self.path.parent)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of what could not be written, as was told
+            self.file.close()
+
+
+def open_events(directory: Path, *, suffix: str = "") -> Any:
+    """A SummaryWriter of a new file of events in a directory; suffix: of the file's name."""
+    from torch.utils.tensorboard import FileWriter, SummaryWriter
+
+    class Writer(SummaryWriter):
+        def _get_file_writer(self) -> Any:
+            if self.file_writer is None:
+                opened: Any = FileWriter.__new__(FileWriter)  # its own __init__ starts TensorBoard's thread
+                opened.event_writer = EventFile(directory, suffix)
+                self.file_writer, self.all_writers = opened, {str(directory): opened}  # type: ignore[assignment]
+            return self.file_writer
+
+    return Writer(str(directory))
+
+
+def read_records(directory: Path) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, one an epoch; a line that is not whole (yet) does not count, nor what follows it."""
+    records: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        for line in (directory / "metrics.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            if not _is_record(record):
+                break
+            records.append(record)
+    return records
+
+
+def _is_record(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("epoch"), int):
+        return False
+    return all((isinstance(x, (int, float)) and abs(x) < 1e300) or x in ("nan", "inf", "-inf") for x in value.values())
+
+
+def last_record(directory: Path) -> dict[str, Any]:
+    """The record of the latest epoch in metrics.jsonl, or {}."""
+    return (read_records(directory) or [{}])[-1]
+
+
+def write_status(
+    directory: Path, state: str, *, epoch: int, step: int, error: str | None = None, pid: int | None = None
+) -> None:
+    """Replaces status.json; pid: of the process that it is about, if that is not this one."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    record = {"state": state, "epoch": epoch, "step": step, "time": now, "pid": pid or os.getpid(), "error": error}
+    write_json(directory / "status.json", record)
+
+
+@contextlib.contextmanager
+def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
+    """Keeps status.json true while a run runs: running, then finished, interrupted, diverged or failed.
+
+    progress: has the `epoch` and the `step` that the run has come to.
+    """
+
+    def write(state: str, error: str | None = None) -> None:
+        with contextlib.suppress(Unwritable):  # what it would say of is on its way to the user
+            write_status(directory, state, epoch=progress.epoch, step=progress.step, error=error)
+
+    try:
+        write_status(directory, "running", epoch=progress.epoch, step=progress.step)
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        write("interrupted")
+        raise
+    except Diverged as error:
+        write("diverged", str(error))
+        raise
+    except BaseException as error:
+        write("failed", f"{type(error).__name__}: {error}")
+        raise
+    write("finished")
