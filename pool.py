@@ -32,8 +32,8 @@ import provenance
 from provenance import code_state
 from run_log import last_record, write_status
 from stopping import Interrupted, StopSignals, die_with_parent
-from train import nothing, start_training
-from utils import PROJECT, UserError, locked, read_json
+from train import start_training
+from utils import PROJECT, UserError, locked, nothing, read_json
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
 PRELOADED = ["pool", "plots.classification", "plots.training", "torch._dynamo", "torch.utils.tensorboard"]

@@ -28,6 +28,7 @@ from conf.schema import TrainConfig
 from conf.targets import is_share
 from distributed import World, explained, num_launched
 from evaluate import find_run, load_config, load_examples
+from progress import Measured, Progress
 from provenance import provenance
 from run_log import NoLogger, RunLogger, last_record, recorded_status, write_status
 from sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
@@ -50,7 +51,7 @@ from utils import (
 )
 
 if TYPE_CHECKING:
-    from train import Measured, Progress, Setup
+    from train import Setup
 
 # What may differ while a run goes on: more epochs are more work, and places and devices may change.
 FREE = (

@@ -17,8 +17,7 @@ from pool import Ended, Job, Running, run_pool
 from provenance import code_state
 from run_directory import here, is_of_other_code, what_is_left
 from run_log import last_record
-from train import nothing
-from utils import UserError
+from utils import UserError, nothing
 
 # ---------------------------------------------------------------------------------------------------------- what is seen
 

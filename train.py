@@ -9,11 +9,11 @@ import contextlib
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 if __name__ == "__main__":
     gc.disable()  # until all is imported: looking for garbage among modules takes a quarter of the time to import them
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import pictures
 from conf.command import command, typed_overrides
-from conf.schema import TrainRequest, check_keys, nearest_name
-from conf.targets import build, is_share, resolve_target
+from conf.schema import TrainRequest
+from conf.targets import build, resolve_target
 from devices import (
     autocast,
     choose_compile,
@@ -38,18 +38,17 @@ from devices import (
     threads,
 )
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
-from evaluate import Means, build_model, load_examples, make_eval_loader, measure, predict
+from evaluate import build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, check_batch_size, describe, make_loader
-from model.net import DataSpec, Loss, Metric, choose_loss, higher_is_better, metrics_for, output_of
+from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
+from progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
 from provenance import code_state
 from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
+from schedule import Schedule, build_schedule
 from sharding import local
-from utils import Diverged, OutOfMemory, Unmet, UserError, seed_everything
+from utils import Diverged, OutOfMemory, UserError, nothing, seed_everything
 
 # ----------------------------------------------------------------------------------------------------------- one step
-
-
-CALMER = "turn down optimizer.lr, or set trainer.max_grad_norm=1"  # what to try against a divergence
 
 
 class Learner:
@@ -135,116 +134,7 @@ class Learner:
             )
 
 
-class Schedule:
-    """A learning-rate scheduler of PyTorch, stepped where its interval says: after each step, or after each epoch."""
-
-    def __init__(self, scheduler: Any, interval: str) -> None:
-        self.scheduler = scheduler
-        needs_value = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        self.after_step: Callable[[], None] = scheduler.step if interval == "step" else nothing
-        self.after_epoch: Callable[[float], None] = nothing
-        if interval == "epoch":
-            self.after_epoch = scheduler.step if needs_value else lambda value: scheduler.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.scheduler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scheduler.load_state_dict(state)
-
-
-def nothing(*_: Any) -> None:
-    """The neutral element where something may be done: does nothing."""
-
-
 # ---------------------------------------------------------------------------------------------------------- one epoch
-
-
-@dataclass
-class Progress:
-    """How far a run has come: the part of its state that is no tensor."""
-
-    epoch: int = 0  # the last whole one
-    step: int = 0
-    batch: int = 0  # how many batches the epoch under way has behind it
-    learning_rate: float = 0.0  # of the latest step
-    best_epoch: int = 0
-    best: dict[str, float] = field(default_factory=dict)
-    final: dict[str, float] = field(default_factory=dict)
-
-    def end_epoch(self, metrics: dict[str, float], monitor: str) -> None:
-        """Takes in the metrics of the next epoch, which is the best one if it is better than all before it."""
-        value = metrics[monitor]
-        best = self.best.get(monitor, math.nan)  # of no epoch yet, or one that could not be measured
-        if math.isnan(best) or (value > best if higher_is_better(monitor) else value < best):
-            self.best_epoch, self.best = self.epoch + 1, metrics
-        self.epoch, self.batch, self.final = self.epoch + 1, 0, metrics
-
-    def place(self, step: int) -> str:
-        """Where in the run a step is, of the epoch under way or else the one that has just ended."""
-        if self.batch == 0:
-            return f"the end of epoch {self.epoch}, step {step}"
-        return f"epoch {self.epoch + 1}, step {step} (batch {self.batch - self.step + step} of the epoch)"
-
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        check_keys(state, get_type_hints(Progress), where="")
-        if not all(isinstance(value, (int, float)) for value in (*state["best"].values(), *state["final"].values())):
-            raise ValueError("a metric is no number")
-        self.__init__(**state)  # type: ignore[misc]
-
-
-class Measured:
-    """What the epoch under way has measured: exact means over its examples, and the loss of each recent step."""
-
-    def __init__(self, loss: Loss, metrics: dict[str, Metric], world: World) -> None:
-        self.means, self.world = Means(loss, metrics, world), world
-        self.recent: list[Tensor] = []  # loss values [batch] of each step since the latest line of the log
-        self.sizes: list[int] = []  # of the whole batch of each of those steps
-
-    def add(self, losses: Tensor, outputs: Tensor, targets: Tensor, *, batch_size: int) -> None:
-        self.means.add(losses, outputs, targets)
-        self.recent.append(losses)
-        self.sizes.append(batch_size)
-
-    def check(self, progress: Progress) -> list[float]:
-        """The mean loss of each recent step; raises Diverged, naming the step, for the first that is not finite."""
-        if not self.recent:
-            return []
-        if len({len(values) for values in self.recent}) == 1:
-            sums = torch.stack(self.recent).sum(dim=1)
-        else:  # the last batch of an epoch is a smaller one
-            sums = torch.stack([values.sum() for values in self.recent])
-        totals = self.world.sum(sums).tolist()
-        losses = [total / size for total, size in zip(totals, self.sizes, strict=True)]
-        for step, loss in enumerate(losses, start=progress.step - len(losses) + 1):
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss is {loss} at {progress.place(step)}; {CALMER}")
-        return losses
-
-    def recent_loss(self, progress: Progress) -> float:
-        """The mean loss of the recent steps, which then are no longer recent."""
-        losses = self.check(progress)
-        self.recent, self.sizes = [], []
-        return sum(losses) / max(1, len(losses))
-
-    def result(self, progress: Progress) -> dict[str, float]:
-        """{"loss": ..., and each metric by name} over the whole epoch; the next one starts from nothing."""
-        self.recent_loss(progress)
-        result = self.means.result()
-        self.means.clear()
-        return result
-
-    def state_dict(self) -> dict[str, Any]:
-        recent = [values.cpu() for values in self.recent]
-        return {"means": self.means.state_dict(), "recent": recent, "sizes": list(self.sizes)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.means.load_state_dict(state["means"])
-        self.recent = [values.to(self.world.device) for values in state["recent"]]
-        self.sizes = list(state["sizes"])
 
 
 def train_epoch(
@@ -371,44 +261,6 @@ def check_shares(world: World, train_loader: Loader, val_loader: Loader, *, accu
         raise UserError(f"trainer.devices is {world.size}, but there are {val_loader.num_examples} validation examples")
 
 
-def choose_monitor(name: str | None, metrics: Mapping[str, Metric]) -> str:
-    """The validation metric that says which epoch is best; None: accuracy where there is one, else the loss."""
-    names = ["val/loss", *(f"val/{metric}" for metric in metrics)]
-    if name is None:
-        return "val/accuracy" if "val/accuracy" in names else "val/loss"
-    if name not in names:
-        near = nearest_name(name, names)
-        raise UserError(
-            f"trainer.monitor is {name!r}; this run measures {', '.join(names)}"
-            + f"; did you mean {near}?" * bool(near)
-        )
-    return name
-
-
-def build_schedule(
-    cfg: DictConfig, optimizer: torch.optim.Optimizer, *, num_steps_per_epoch: int, monitor: str
-) -> Schedule:
-    """The schedule of a configuration; a length such as "100%" is that share of the whole run, in the interval's unit."""
-    node = dict(cfg.scheduler)
-    total = cfg.trainer.epochs * (num_steps_per_epoch if node["interval"] == "step" else 1)
-    for key, value in node.items():
-        if is_share(value):
-            node[key] = max(1, round(float(value[:-1]) / 100 * total)) if float(value[:-1]) > 0 else 0
-        if key in ("T_max", "step_size", "total_steps") and node[key] < 1:
-            raise UserError(f"scheduler.{key} is {value}; it takes a whole number at least 1, or a share such as 100%")
-        if key == "total_steps" and node[key] < total:
-            raise UserError(
-                f"scheduler.total_steps is {value}, less than the run's {total} {node['interval']}s; take 100%"
-            )
-    if node["_target_"].endswith("ReduceLROnPlateau"):
-        node.setdefault("mode", "max" if higher_is_better(monitor) else "min")
-        if node["interval"] == "step":
-            raise UserError(
-                f"scheduler.interval is step; a plateau is one of {monitor}, which is measured once an epoch"
-            )
-    return Schedule(build("scheduler", node, optimizer), node["interval"])
-
-
 def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> dict[str, float]:
     """Trains as `cfg` says in `directory`, from where a run there stopped (or `anew`); the metrics of its best epoch.
 
@@ -444,16 +296,6 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     return progress.best
 
 
-def check_outcome(progress: Progress, fail_above: float) -> None:
-    """Raises Unmet where the training loss ends above `fail_above`."""
-    loss = progress.final["train/loss"]
-    if loss > fail_above:
-        raise Unmet(
-            f"the training loss ended at {loss:.4g}, above trainer.fail_above={fail_above:g}: the network cannot learn "
-            f"this; look for a mistake in it, or train for longer"
-        )
-
-
 @contextlib.contextmanager
 def memory_explained(cfg: DictConfig) -> Iterator[None]:
     """Says what to turn down where the memory of the device or the machine does not suffice."""
@@ -467,11 +309,6 @@ def memory_explained(cfg: DictConfig) -> Iterator[None]:
             f"out of memory ({text[:150]}); turn down data.batch_size (it is {cfg.data.batch_size}), "
             f"data.eval_batch_size ({cfg.data.eval_batch_size}) or the size of the model, or set trainer.precision=bf16"
         ) from error
-
-
-def is_over(progress: Progress, *, epochs: int, patience: int | None) -> bool:
-    """Whether all epochs are done, or `patience` of them have passed without a better one."""
-    return progress.epoch >= epochs or progress.epoch - progress.best_epoch >= (patience or math.inf)
 
 
 def validate(setup: Setup, progress: Progress) -> dict[str, float]:

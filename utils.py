@@ -48,6 +48,10 @@ class Unmet(UserError):
     exit_code = 1
 
 
+def nothing(*_: Any) -> None:
+    """The neutral element where something may be done: does nothing."""
+
+
 # ---------------------------------------------------------------------------------------------------------------- seeds
 
 

@@ -21,8 +21,9 @@ from omegaconf import OmegaConf
 
 from conf.command import CONF, checked
 from conf.schema import TrainRequest
+from progress import Measured
 from run_directory import recorded_part
-from train import Measured, set_up
+from train import set_up
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 2.0  # of training at a point

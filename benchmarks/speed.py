@@ -33,10 +33,11 @@ from conf.command import CONF, checked
 from conf.schema import TrainRequest
 from devices import threads
 from distributed import World
+from progress import Measured, Progress
 from run_directory import Run, recorded_part
 from run_log import RunLogger
 from stopping import StopSignals
-from train import Measured, Progress, Setup, set_up, train_epoch
+from train import Setup, set_up, train_epoch
 
 HERE = Path(__file__).resolve().parent
 CASES = [Case(net, size, kind) for net in ("mlp", "cnn", "lstm") for size in (64, 512) for kind in ("fp32", "bf16")]

@@ -40,17 +40,19 @@ MAY_IMPORT = {
     "distributed": {"devices", "stopping", "utils"},
     "pieces": {"utils"},
     "sharding": {"distributed", "pieces", "utils"},
+    "progress": {"conf.schema", "distributed", "evaluate", "model", "utils"},
+    "schedule": {"conf.targets", "model", "utils"},
     "run_directory": {
         *("conf.command", "conf.schema", "conf.targets", "distributed", "evaluate", "model", "pictures", "plots"),
-        *("provenance", "run_log", "sharding", "stopping", "utils"),
+        *("progress", "provenance", "run_log", "sharding", "stopping", "utils"),
         "train",  # for types alone, which is seen below
     },
     "train": {
         *("conf.command", "conf.schema", "conf.targets", "devices", "distributed", "evaluate", "model", "pictures"),
-        *("plots", "provenance", "run_directory", "sharding", "utils"),
+        *("progress", "provenance", "run_directory", "schedule", "sharding", "utils"),
     },
     "pool": {"provenance", "run_log", "stopping", "train", "utils"},
-    "sweep": {"pool", "provenance", "run_directory", "run_log", "summary", "synthesize_results", "train", "utils"},
+    "sweep": {"pool", "provenance", "run_directory", "run_log", "summary", "synthesize_results", "utils"},
     # Run by Hydra, whose launchers and sweepers they are.
     "hydra_plugins._checked": {"conf.command", "conf.schema", "pool", "run_directory", "sweep", "utils"},
     "hydra_plugins._other": {

@@ -36,8 +36,10 @@ from conf.command import checked
 from conf.schema import TrainConfig
 from evaluate import Means
 from model.net import MLP, DataSpec
+from progress import Measured, Progress
 from run_directory import Run, recorded_part
 from run_log import RunLogger
+from schedule import Schedule
 from utils import Damaged, RandomState, load_tensors, read_whole
 
 NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]
@@ -104,19 +106,19 @@ ENDS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 PARTS: dict[str, type] = {
     "model": torch.nn.Module,
     "optimizer": torch.optim.Optimizer,
-    "schedule": train.Schedule,
+    "schedule": Schedule,
     "scaler": torch.amp.GradScaler,
     "snapshots": pictures.Snapshots,
     "log": RunLogger,
-    "measured": train.Measured,
+    "measured": Measured,
     "measured.means": Means,
-    "measured.recent": train.Measured,
-    "measured.sizes": train.Measured,
+    "measured.recent": Measured,
+    "measured.sizes": Measured,
     "random": RandomState,
     "random.python": RandomState,
     "random.numpy": RandomState,
     "random.torch": RandomState,
-    **{f"progress.{field.name}": train.Progress for field in dataclasses.fields(train.Progress)},
+    **{f"progress.{field.name}": Progress for field in dataclasses.fields(Progress)},
 }
 END_OF = {"progress.learning_rate": "before it measures epoch 1", "progress.final": "before its last words"}
 

@@ -25,7 +25,8 @@ from distributed import ALONE
 from evaluate import load_config
 from model.net import LOSSES, MLP, DataSpec
 from run_log import RunLogger
-from train import Learner, Schedule, build_schedule
+from schedule import Schedule, build_schedule
+from train import Learner
 from utils import load_tensors, locked
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

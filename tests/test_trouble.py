@@ -24,8 +24,8 @@ from torch import nn
 
 import run_directory
 import stopping
-import train
 from model.net import MLP, DataSpec
+from progress import Measured
 from run_directory import Run
 from utils import FORMAT, load_tensors, locked, save_tensors
 
@@ -410,13 +410,13 @@ def test_a_gradient_that_is_not_finite_ends_a_run_before_it_is_kept(
 def test_a_loss_that_is_not_finite_becomes_no_checkpoint(
     try_short: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, calls = train.Measured.add, []
+    add, calls = Measured.add, []
 
-    def spoiled(self: train.Measured, losses: torch.Tensor, *rest: Any, **keywords: Any) -> None:
+    def spoiled(self: Measured, losses: torch.Tensor, *rest: Any, **keywords: Any) -> None:
         calls.append(1)
         add(self, losses * (float("nan") if len(calls) == 7 else 1), *rest, **keywords)
 
-    monkeypatch.setattr(train.Measured, "add", spoiled)
+    monkeypatch.setattr(Measured, "add", spoiled)
     outcome = try_short("trainer.checkpoint_every=1", "trainer.log_every=50")
     assert_one_line(Outcome(outcome.code, "", outcome.err), f"the loss is nan at {STEP_7}", code=1)
     assert load_tensors(only_run(tmp_path) / "last.pt")["progress"]["step"] == 6
