@@ -1,9 +1,9 @@
-"""How far a run has come, which of its epochs is the best, and what the one under way has measured."""
+"""How far a run has come, and what its epoch under way has measured, in one process or several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_type_hints
 
@@ -14,7 +14,7 @@ from conf.schema import check_keys, nearest_name
 from distributed import World
 from evaluate import Means
 from model.net import Loss, Metric, higher_is_better
-from utils import Diverged, Unmet, UserError
+from utils import Diverged, Stateful, Unmet, UserError
 
 CALMER = "turn down optimizer.lr, or set trainer.max_grad_norm=1"  # what to try against a divergence
 
@@ -133,3 +133,60 @@ def check_outcome(progress: Progress, fail_above: float) -> None:
             f"the training loss ended at {loss:.4g}, above trainer.fail_above={fail_above:g}: the network cannot learn "
             f"this; look for a mistake in it, or train for longer"
         )
+
+
+class PerProcess:
+    """Parts of which each process has its own: collected into one state, and given back to each."""
+
+    def __init__(self, parts: Mapping[str, Stateful], world: World) -> None:
+        self.parts, self.world = parts, world
+        self.num_saved = world.size
+        self.collected: list[dict[str, Any]] = []
+
+    def collect(self) -> None:
+        """Takes the state of all processes together; all must call it."""
+        self.collected = self.world.gather({name: part.state_dict() for name, part in self.parts.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"states": self.collected}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Gives each process its own state; another number of processes than before has new ones."""
+        states = state["states"]
+        self.num_saved = len(states)
+        if self.num_saved == self.world.size:
+            for name, part in self.parts.items():
+                part.load_state_dict(states[self.world.rank][name])
+        else:
+            merged = merge([own["measured"] for own in states])
+            self.parts["measured"].load_state_dict(merged if self.world.is_main else emptied(merged))
+
+
+def merge(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several processes have measured, as if one had."""
+    means = [own["means"] for own in measured]
+    return {
+        "means": {
+            "waiting": [torch.cat(parts) for parts in zip(*(m["waiting"] for m in means if m["waiting"]), strict=True)],
+            "sums": [
+                torch.stack(sums).sum(dim=0) for sums in zip(*(m["sums"] for m in means if m["sums"]), strict=True)
+            ],
+            "num_folded": sum(m["num_folded"] for m in means),
+        },
+        "recent": [torch.cat(parts) for parts in zip(*(own["recent"] for own in measured), strict=True)],
+        "sizes": measured[0]["sizes"],
+    }
+
+
+def emptied(measured: dict[str, Any]) -> dict[str, Any]:
+    """The same, of no examples: what is added to another process's changes nothing."""
+    means = measured["means"]
+    return {
+        "means": {
+            "waiting": [part[:0] for part in means["waiting"]],
+            "sums": [torch.zeros_like(total) for total in means["sums"]],
+            "num_folded": 0,
+        },
+        "recent": [values[:0] for values in measured["recent"]],
+        "sizes": measured["sizes"],
+    }

@@ -43,7 +43,8 @@ from model.data_loader import Loader, check_batch_size, describe, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
 from progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
 from provenance import code_state
-from run_directory import Run, finished_result, here, hint, is_of_other_code, open_run, plan, what_is_left
+from recording import Run, open_run
+from run_directory import finished_result, here, hint, is_of_other_code, plan, what_is_left
 from schedule import Schedule, build_schedule
 from sharding import local
 from utils import Diverged, OutOfMemory, UserError, nothing, seed_everything

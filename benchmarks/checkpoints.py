@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-import run_directory
+import recording
 from conf.command import CONF, checked
 from conf.schema import TrainConfig
 from run_directory import recorded_part
@@ -36,21 +36,21 @@ def configuration(*overrides: str) -> DictConfig:
 
 def main() -> None:
     spent: list[float] = []
-    save, after_epoch = run_directory.Run.save, run_directory.Run.after_epoch
+    save, after_epoch = recording.Run.save, recording.Run.after_epoch
 
-    def timed_save(run: run_directory.Run) -> None:
+    def timed_save(run: recording.Run) -> None:
         started = time.perf_counter()
         save(run)
         spent.append(time.perf_counter() - started)
 
-    def timed_after_epoch(run: run_directory.Run) -> None:
+    def timed_after_epoch(run: recording.Run) -> None:
         """All that an epoch's end writes: metrics.json, best.pt and the status too, and last.pt, which is counted once."""
         num_before, started = len(spent), time.perf_counter()
         after_epoch(run)
         del spent[num_before:]
         spent.append(time.perf_counter() - started)
 
-    run_directory.Run.save, run_directory.Run.after_epoch = timed_save, timed_after_epoch  # type: ignore[method-assign]
+    recording.Run.save, recording.Run.after_epoch = timed_save, timed_after_epoch  # type: ignore[method-assign]
     for every in (None, 100):
         spent.clear()
         with tempfile.TemporaryDirectory() as folder:

@@ -34,7 +34,8 @@ from conf.schema import TrainRequest
 from devices import threads
 from distributed import World
 from progress import Measured, Progress
-from run_directory import Run, recorded_part
+from recording import Run
+from run_directory import recorded_part
 from run_log import RunLogger
 from stopping import StopSignals
 from train import Setup, set_up, train_epoch

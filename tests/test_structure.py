@@ -42,14 +42,15 @@ MAY_IMPORT = {
     "sharding": {"distributed", "pieces", "utils"},
     "progress": {"conf.schema", "distributed", "evaluate", "model", "utils"},
     "schedule": {"conf.targets", "model", "utils"},
-    "run_directory": {
-        *("conf.command", "conf.schema", "conf.targets", "distributed", "evaluate", "model", "pictures", "plots"),
-        *("progress", "provenance", "run_log", "sharding", "stopping", "utils"),
+    "run_directory": {"conf.command", "conf.schema", "conf.targets", "distributed", "evaluate", "run_log", "utils"},
+    "recording": {
+        *("distributed", "pictures", "progress", "provenance", "run_directory", "run_log", "sharding"),
+        *("stopping", "utils"),
         "train",  # for types alone, which is seen below
     },
     "train": {
         *("conf.command", "conf.schema", "conf.targets", "devices", "distributed", "evaluate", "model", "pictures"),
-        *("progress", "provenance", "run_directory", "schedule", "sharding", "utils"),
+        *("progress", "provenance", "recording", "run_directory", "schedule", "sharding", "utils"),
     },
     "pool": {"provenance", "run_log", "stopping", "train", "utils"},
     "sweep": {"pool", "provenance", "run_directory", "run_log", "summary", "synthesize_results", "utils"},
@@ -115,8 +116,8 @@ def test_imports_point_one_way(module: str) -> None:
     assert {name for name in own if not {name, name.split(".")[0]} & MAY_IMPORT[module]} == set()
 
 
-def test_the_run_directory_knows_training_by_its_types_alone() -> None:
-    code = ast.parse(SOURCES["run_directory"].read_text())
+def test_the_recording_knows_training_by_its_types_alone() -> None:
+    code = ast.parse(SOURCES["recording"].read_text())
     typing_only = [node for node in code.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     of_train = [node for node in ast.walk(code) if isinstance(node, ast.ImportFrom) and node.module == "train"]
     assert of_train and all(node in typing_only[0].body for node in of_train)

@@ -30,14 +30,14 @@ from test_train import compose
 
 import pictures
 import provenance
-import run_directory
 import train
 from conf.command import checked
 from conf.schema import TrainConfig
-from evaluate import Means
+from evaluate import Means, load_config
 from model.net import MLP, DataSpec
 from progress import Measured, Progress
-from run_directory import Run, recorded_part
+from recording import Run
+from run_directory import recorded_part
 from run_log import RunLogger
 from schedule import Schedule
 from utils import Damaged, RandomState, load_tensors, read_whole
@@ -160,7 +160,7 @@ def go_on(stopped: Path, directory: Path, *overrides: str) -> dict[str, Any]:
     shutil.copytree(stopped, directory)
     for generator in (random.seed, np.random.seed, torch.manual_seed):
         generator(12345)
-    train.train(run_directory.load_config(directory), directory, overrides)
+    train.train(load_config(directory), directory, overrides)
     return outcome_of(directory)
 
 

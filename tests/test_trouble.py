@@ -22,11 +22,11 @@ from test_survival import NO_OPTIONS, STEPS_PER_EPOCH, assert_same, fork
 from test_train import only_run, read, weights_of
 from torch import nn
 
-import run_directory
 import stopping
+from evaluate import load_config
 from model.net import MLP, DataSpec
 from progress import Measured
-from run_directory import Run
+from recording import Run
 from utils import FORMAT, load_tensors, locked, save_tensors
 
 
@@ -467,7 +467,7 @@ def test_so_many_more_epochs(
     again = run_command("train", f"resume={only_run(tmp_path)}", "trainer.epochs=+2", "dry_run=true")
     assert again.out.strip().endswith("goes on (finished after epoch 2)")
     assert run_command("train", f"resume={only_run(tmp_path)}", "trainer.epochs=+1").code == 0
-    assert run_directory.load_config(only_run(tmp_path)).trainer.epochs == 3
+    assert load_config(only_run(tmp_path)).trainer.epochs == 3
     assert run_command("train", f"resume={only_run(tmp_path)}", "trainer.epochs=+1").code == 0
     goes_on_exactly()
     assert [record["epoch"] for record in read_lines(only_run(tmp_path) / "metrics.jsonl")] == [1, 2, 3, 4]
