@@ -26,7 +26,7 @@ from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
 from conf.targets import SLOTS, build, check_foreign, own_keys, resolve_target
 from devices import autocast, choose_device, choose_precision, full_precision
 from distributed import ALONE, World
-from model.data_loader import Dataset, Loader, load_split, make_loader, whole
+from model.data_loader import Loader, make_loader, whole
 from model.examples import Examples, Folder
 from model.export import FORMATS, export, export_weights
 from model.layers import initialize
@@ -40,6 +40,7 @@ from model.net import (
     metrics_for,
     output_of,
 )
+from model.splits import Dataset, load_split
 from runs import printable, read_yaml
 from sharding import Shards, is_sharded
 from utils import PROJECT, UserError, load_part, load_tensors, refuse_links, seed_everything, write_json

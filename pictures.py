@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.data_loader import Loader, Normalize
+from model.augment import Normalize
+from model.data_loader import Loader
 from model.examples import Examples, Folder
 from model.layers import last_hidden
 from model.net import DataSpec, class_probabilities, is_image, output_of

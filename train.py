@@ -39,8 +39,9 @@ from devices import (
 )
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import build_model, load_examples, make_eval_loader, measure, predict
-from model.data_loader import Loader, check_batch_size, describe, make_loader
+from model.data_loader import Loader, check_batch_size, make_loader
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
+from model.splits import describe
 from progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
 from provenance import code_state
 from recording import Run, open_run

@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from model.cache import decode_once
-from model.data_loader import Loader, describe, make_loader
+from model.data_loader import Loader, make_loader
 from model.datasets import image_folder
 from model.examples import Folder, read_image
+from model.splits import describe
 
 NUM_IMAGES = 50_000
 NUM_ROUNDS = 3

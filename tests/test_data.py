@@ -16,20 +16,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from model.data_loader import (
-    Loader,
-    Normalize,
-    RandomCropFlip,
-    describe,
-    epoch_order,
-    load_split,
-    make_loader,
-    pixel_statistics,
-    split_indices,
-)
+from model.augment import Normalize, RandomCropFlip
+from model.data_loader import Loader, make_loader
 from model.datasets import digits, image_folder, mnist
+from model.draws import epoch_order
 from model.examples import DataError, Examples, Folder
 from model.net import DataSpec
+from model.splits import describe, load_split, pixel_statistics, split_indices
 
 CPU = torch.device("cpu")
 DATA_ROOT = Path(os.environ.get("DATA_ROOT", "data"))
