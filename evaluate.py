@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 import pictures
-from conf.command import checked, command
+from conf.command import CONF, checked, command
 from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
 from conf.targets import SLOTS, build, check_foreign, own_keys, resolve_target
 from devices import autocast, choose_device, choose_precision, full_precision
@@ -219,6 +219,10 @@ def load_config(directory: Path) -> DictConfig:
             check_foreign(slot, plain.get(slot), directory)
         recorded = OmegaConf.load(path)
         assert isinstance(recorded, DictConfig)
+        for group, options in default_options().items():  # a run from before there was such an option did as by default
+            if isinstance(plain.get(group), dict):
+                new = {key: value for key, value in options.items() if key not in plain[group]}
+                OmegaConf.update(recorded, group, new, merge=True)
         return checked(recorded, TrainConfig)
     except UnknownKey as error:
         raise UserError(f"{path} holds {error}, which is no key of this version of the project") from error
@@ -226,6 +230,15 @@ def load_config(directory: Path) -> DictConfig:
         raise UserError(f"{path}: {error}") from error
     except (AssertionError, OSError, ValueError, RecursionError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from error
+
+
+def default_options() -> dict[str, dict[str, Any]]:
+    """The options of trainer and data that every run has, with their defaults; not where the data is."""
+    data = read_yaml(CONF / "train.yaml")["data"]
+    return {
+        "trainer": read_yaml(CONF / "trainer" / "default.yaml"),
+        "data": {key: value for key, value in data.items() if key != "root"},
+    }
 
 
 def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:

@@ -159,9 +159,7 @@ def train_epoch(
             progress.step, progress.batch = progress.step + 1, progress.batch + 1
             progress.learning_rate = learner.learning_rate
             bar.update(batch_size)
-            if (
-                progress.step % log_every == 0
-            ):  # the only place where the host waits for the device, but for checkpoints
+            if progress.step % log_every == 0:  # only here, and at checkpoints, does the host wait for the device
                 values = {"step/loss": measured.recent_loss(progress), "step/lr": progress.learning_rate}
                 run.logger.step(values, progress.step, bar)
             run.after_step()

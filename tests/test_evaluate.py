@@ -348,3 +348,19 @@ def watched(opened: list[str]) -> Callable[..., Any]:
         return digits(split, root)
 
     return watched_digits
+
+
+def test_a_run_from_before_an_option_was_there(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    """It did as the option's default does; what never had a default must be there."""
+    run = run_train("data.limit=100", "trainer.epochs=1", "trainer.images=false")
+    config = run / "config.yaml"
+    text = config.read_text()
+    older = [line for line in text.splitlines() if line.strip() not in ("parallel: ddp", "passes: 1")]
+    assert len(older) == len(text.splitlines()) - 2
+    config.write_text("\n".join(older))
+    assert run_command("evaluate", f"run={run}").code == 0
+    config.write_text(text.replace("seed: 0\n", ""))
+    outcome = run_command("evaluate", f"run={run}")
+    assert outcome.code == 2 and "seed is missing" in outcome.err
