@@ -15,9 +15,9 @@ import torch
 
 from utils import UserError
 
-# Parameters times batch size, from which a CPU gains: measured on mlp and lstm (benchmarks/results.md).
-PRODUCTS_FOR_BF16 = 2**24
-PRODUCTS_FOR_THREADS = 2**23
+# Parameters times batch size, from which a CPU gains.
+PRODUCTS_FOR_BF16 = 2**24  # mlp and lstm of several widths: 0.9 to 1.1 times as fast there, 1.3 to 3 times beyond
+PRODUCTS_FOR_THREADS = 2**21  # two threads on mlp: 0.75 times as fast below, 0.9 to 1.4 times beyond
 STEPS_TO_COMPILE = 2000  # compiling takes the time of about so many
 
 
@@ -52,7 +52,7 @@ def choose_precision(
 
     A rule and no measurement, so that the same run computes the same numbers the next time. A regression stays in fp32,
     for its error may become smaller than bf16 can tell. On a CPU convolutions gain, and products large enough to pay for
-    the conversions (benchmarks/results.md). batch_size: of training; None: all examples in one batch.
+    the conversions. batch_size: of training; None: all examples in one batch.
     """
     if name != "auto":
         return name
@@ -68,8 +68,9 @@ def choose_precision(
 
 def choose_threads(device: torch.device, model: torch.nn.Module, *, batch_size: int | None) -> int:
     """How many threads a training step is to use: one where sharing the work would take longer than the work."""
-    is_small = device.type == "cpu" and num_products(model, batch_size) < PRODUCTS_FOR_THREADS
-    return 1 if is_small else torch.get_num_threads()
+    is_recurrent = any(isinstance(module, torch.nn.RNNBase) for module in model.modules())  # works through a sequence
+    is_small = num_products(model, batch_size) < PRODUCTS_FOR_THREADS and not is_recurrent
+    return 1 if device.type == "cpu" and is_small else torch.get_num_threads()
 
 
 def num_products(model: torch.nn.Module, batch_size: int | None) -> float:

@@ -189,15 +189,23 @@ def steady_state(device: torch.device) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- whole process
 
 
+# Runs a command from a small process: a process counts the memory of the one that it was forked from as its own.
+APART = """
+import os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - started, usage.ru_maxrss)
+sys.exit(status != 0)
+"""
+
+
 def timed(command: list[str], folder: Path) -> tuple[float, float]:
     """(seconds, peak memory in MB) of a whole process."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise SystemExit(f"{' '.join(command)} ended with status {status}")
-    scale = 1 / 2**20 if sys.platform == "darwin" else 1 / 2**10
-    return time.perf_counter() - started, usage.ru_maxrss * scale
+    apart = [sys.executable, "-c", APART, *command]
+    output = subprocess.run(apart, cwd=folder, stdout=subprocess.PIPE, check=True, text=True).stdout
+    seconds, peak = map(float, output.split())
+    return seconds, peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def whole_process() -> list[str]:

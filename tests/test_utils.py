@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from devices import choose_compile, choose_device, choose_precision
+from devices import choose_compile, choose_device, choose_precision, choose_threads, threads
 from utils import (
     PROJECT,
     Checkpoint,
@@ -381,6 +381,19 @@ def test_automatic_precision(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     assert choose_precision("auto", cpu, model, task=task, batch_size=batch_size) == "fp32"
     assert not choose_compile("auto", cpu, num_steps=10**9)
+
+
+def test_small_steps_take_one_thread() -> None:
+    before, cpu = torch.get_num_threads(), torch.device("cpu")
+    with threads(3):
+        assert choose_threads(cpu, nn.Linear(64, 128), batch_size=64) == 1
+        assert choose_threads(cpu, nn.Linear(784, 128), batch_size=512) == 3
+        assert choose_threads(cpu, nn.Linear(64, 128), batch_size=None) == 3  # all examples in one batch
+        assert (
+            choose_threads(cpu, nn.LSTM(28, 8), batch_size=64) == 3
+        )  # each weight is used at each place of a sequence
+        assert choose_threads(cpu, nn.Conv2d(1, 2, 3), batch_size=4) == 3
+    assert torch.get_num_threads() == before
 
 
 COUNT_NEW_PAGES = """
