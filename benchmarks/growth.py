@@ -1,7 +1,8 @@
 """How cost grows: throughput and memory against batch size, size of the dataset, and number of parameters.
 
 python benchmarks/growth.py
-Draws benchmarks/growth.png, in about three minutes. Each point is a process of its own, which trains on random numbers as the project trains.
+Draws benchmarks/growth.png, in about three minutes. Each point is a process of its own, which trains on random numbers as
+the project trains.
 """
 
 from __future__ import annotations
