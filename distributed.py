@@ -97,6 +97,11 @@ class World:
 
     def place(self, model: Any, *, sync_batchnorm: bool = False) -> nn.Module:
         """The network on this process's device, or its part of it; before an optimiser is made for its parameters."""
+        if self.size > 1 and getattr(model, "for_one_process", False):
+            raise UserError(
+                f"{type(model).__name__} draws at each step which of its weights take part, and each of {self.size} "
+                f"processes would draw something else; set trainer.devices=1"
+            )
         if self.size > 1 and sync_batchnorm:
             if self.device.type != "cuda":
                 raise UserError(f"trainer.sync_batchnorm=true takes GPUs, and this run is on {self.device}")

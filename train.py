@@ -6,6 +6,7 @@ python train.py model=cnn data=mnist optimizer.lr=3e-3
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import math
 import time
@@ -40,6 +41,7 @@ from devices import (
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
 from evaluate import build_model, load_examples, make_eval_loader, measure, predict
 from model.data_loader import Loader, check_batch_size, make_loader
+from model.examples import Examples, Folder
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
 from model.splits import describe
 from progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
@@ -202,24 +204,15 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
     check_batch_size(data.batch_size, len(training))  # before a folder is decoded
     spec = describe(training, data.mean, data.std)
-    model = world.place(build_model(cfg, spec), sync_batchnorm=cfg.trainer.sync_batchnorm)
+    model = build_model(cfg, spec)
     loss = choose_loss(cfg.trainer.loss, spec, output_of(model))
     metrics = metrics_for(spec.task)
     monitor = choose_monitor(cfg.trainer.monitor, metrics)
-    train_loader = make_loader(
-        training,
-        spec,
-        shuffle=True,
-        seed=cfg.seed,
-        device=device,
-        part=world.part,
-        **{
-            key: data[key]
-            for key in ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
-        },
-    )
+    train_loader = make_train_loader(cfg, training, spec, world)
     val_loader = make_eval_loader(cfg, validation, spec, device, world.part)
     check_shares(world, train_loader, val_loader, accumulate=cfg.trainer.accumulate)
+    check_smallest_part(model, spec, smallest_part(world, train_loader, accumulate=cfg.trainer.accumulate))
+    model = world.place(model, sync_batchnorm=cfg.trainer.sync_batchnorm)
     compiled = choose_compile(cfg.trainer.compile, device, num_steps=cfg.trainer.epochs * len(train_loader))
     if not compiled:
         spare_the_compiler(resolve_target("optimizer", cfg.optimizer))
@@ -242,6 +235,13 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     return Setup(learner, train_loader, val_loader, spec, metrics, monitor, snapshots, training.fingerprint(), world)
 
 
+def make_train_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpec, world: World) -> Loader:
+    """The loader of the training split, or of this process's part of it."""
+    keys = ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
+    options = {key: cfg.data[key] for key in keys}
+    return make_loader(examples, spec, shuffle=True, seed=cfg.seed, device=world.device, part=world.part, **options)
+
+
 def check_shares(world: World, train_loader: Loader, val_loader: Loader, *, accumulate: int) -> None:
     """UserError where a process would have nothing to do in some step, or in some part of it, or in the validation."""
     share = max(1, train_loader.batch_size // world.size)
@@ -259,6 +259,26 @@ def check_shares(world: World, train_loader: Loader, val_loader: Loader, *, accu
         )
     if val_loader.num_examples < world.size:
         raise UserError(f"trainer.devices is {world.size}, but there are {val_loader.num_examples} validation examples")
+
+
+def smallest_part(world: World, loader: Loader, *, accumulate: int) -> int:
+    """How few examples go through the network at once, in any process."""
+    share = (loader.num_examples % loader.batch_size or loader.batch_size) // world.size
+    return share // min(accumulate, share)
+
+
+def check_smallest_part(model: nn.Module, spec: DataSpec, size: int) -> None:
+    """UserError where one example alone is too few for the network's batch normalisation, which tells only by trying."""
+    if size > 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            copy.deepcopy(model).train()(torch.zeros(1, *spec.input_shape))
+    except ValueError as error:
+        raise UserError(
+            "the smallest batch, or part of one, has one example, too few for this network's batch normalisation; "
+            "set data.drop_last=true, or another data.batch_size or trainer.accumulate"
+        ) from error
 
 
 def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> dict[str, float]:

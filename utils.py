@@ -303,6 +303,8 @@ def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> N
     """part.load_state_dict(state), with a UserError that names the part and the file where they do not fit."""
     try:
         part.load_state_dict(state)
+    except Damaged:
+        raise
     except (
         UserError,
         ArithmeticError,

@@ -204,6 +204,8 @@ class DynamicNet(nn.Module):
     that it is the same each time. [batch, *input_shape] -> [batch, output_size].
     """
 
+    for_one_process = True  # others that trained it too would draw something else
+
     def __init__(self, spec: DataSpec, *, hidden_size: int = 100, max_repeats: int = 3) -> None:
         super().__init__()
         check_sizes([hidden_size, max_repeats], "model.hidden_size and model.max_repeats")

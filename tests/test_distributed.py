@@ -31,7 +31,7 @@ import train
 from conf.command import checked
 from conf.schema import TrainConfig
 from distributed import World, run_in_processes
-from model.net import MLP, DataSpec
+from model.net import MLP, DataSpec, DynamicNet
 from run_directory import recorded_part
 from utils import PROJECT, UserError
 
@@ -205,6 +205,13 @@ def test_another_number_of_processes_goes_on_in_the_middle_of_an_epoch(tmp_path:
         assert train_with(after, directory, *DOUBLE) == [0] * after
         assert f"trainer.devices={after} where it was {before}" in (directory / "train.log").read_text()
         torch.testing.assert_close(numbers(directory), numbers(tmp_path / "whole"), rtol=1e-10, atol=1e-10)
+
+
+def test_a_network_whose_weights_take_part_by_chance_is_for_one_process() -> None:
+    network = DynamicNet(DataSpec((4,), 2, "regression"))
+    assert World(torch.device("cpu")).place(network) is network
+    with pytest.raises(UserError, match=r"DynamicNet .* set trainer\.devices=1"):
+        World(torch.device("cpu"), rank=1, size=2).place(network)
 
 
 def test_a_batch_too_small_for_the_processes_is_told_before_anything_runs(tmp_path: Path) -> None:

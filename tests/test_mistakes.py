@@ -318,6 +318,10 @@ SEVERAL = {
     "two unknown options": (["model=cnnn", "data=imagenet"], ["model=cnnn"]),
     "a folder of Hydra's": (["hydra.run.dir=out"], ["hydra.run.dir", "experiments_dir"]),
     "a folder of Hydra's for a sweep": (["-m", "seed=0,1", "hydra.sweep.dir=out"], ["hydra.sweep.dir", "name"]),
+    "one example for batch norm": (
+        ["model=fast_cnn", "model.channels=[4,4,4]", "data.limit=65"],
+        ["one example", "data.drop_last=true"],
+    ),
     "more parts than a batch has": (["data.batch_size=8", "trainer.accumulate=9"], ["trainer.accumulate", "9", "8"]),
 }  # fmt: skip
 
