@@ -337,7 +337,7 @@ class Sweep:
     """A sweep as its own command, to be disturbed: six jobs of about two seconds, two at a time."""
 
     arguments = ("model._target_=sweep_networks.Slow", "seed=0,1,2", "optimizer.lr=0.01,0.02")
-    quick = ("trainer.epochs=12", *QUICK)
+    quick = ("trainer.epochs=40", *QUICK)
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder, self.arguments = folder, arguments or (*self.arguments, *self.quick)
@@ -432,7 +432,7 @@ def test_disturbances_do_not_show_in_the_results(run_sweep: Callable[..., Outcom
         assert [read(directory / "status.json")["state"] for directory in jobs] == ["running"] * 2
 
     for name in ("study", "calm"):
-        assert run_sweep(*Sweep.arguments, "hydra.launcher.n_jobs=2", name=name, epochs=12).code == 0
+        assert run_sweep(*Sweep.arguments, "hydra.launcher.n_jobs=2", name=name, epochs=40).code == 0
     assert len(results(tmp_path / "study")) == 6
     assert results(tmp_path / "study") == results(tmp_path / "calm")
     assert states(tmp_path) == ["finished"] * 12
