@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 import evaluate
 import train
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
 
 COMMANDS = {"train": train.main, "evaluate": evaluate.main}
