@@ -169,6 +169,11 @@ def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if is_image(spec) else model
 
 
+def precision_of(cfg: DictConfig, device: torch.device, model: nn.Module, spec: DataSpec) -> str:
+    """The precision of a configuration: training and the command's evaluation compute in the same one."""
+    return choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=cfg.data.batch_size)
+
+
 def make_eval_loader(
     cfg: DictConfig,
     examples: Examples | Folder,
@@ -306,9 +311,7 @@ def evaluate_run(
             f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
         )
     loader = make_eval_loader(cfg, examples, spec, chosen_device)
-    precision = choose_precision(
-        cfg.trainer.precision, chosen_device, model, task=spec.task, batch_size=cfg.data.batch_size
-    )
+    precision = precision_of(cfg, chosen_device, model, spec)
     predictions = list(predict(model, loader, precision))
     metrics = measure(predictions, choose_loss(cfg.trainer.loss, spec, output), metrics_for(spec.task))
 
@@ -327,17 +330,11 @@ def evaluate_run(
     if spec.task == "classification":
         seed_everything(cfg.seed)  # the weights that training started from come from the seed, as they did there
         untrained = build_model(cfg, spec).to(chosen_device).eval()
+        shown = {"probabilities": probabilities, "targets": targets, "confusions": confusions}
+        evaluated = examples.subset(torch.arange(loader.num_examples))
         with torch.inference_mode():
             pictures.draw_evaluation(
-                directory,
-                suffix,
-                spec=spec,
-                examples=examples.subset(torch.arange(loader.num_examples)),
-                probabilities=probabilities,
-                targets=targets,
-                confusions=confusions,
-                untrained=untrained,
-                trained=model,
+                directory, suffix, spec=spec, examples=evaluated, untrained=untrained, trained=model, **shown
             )
             pictures.project(directory, suffix, model=model, spec=spec, examples=examples, device=chosen_device)
     return result | {"file": directory / f"evaluation{suffix}.json"}

@@ -31,7 +31,6 @@ from devices import (
     autocast,
     choose_compile,
     choose_device,
-    choose_precision,
     choose_threads,
     full_precision,
     keep_freed_memory,
@@ -39,7 +38,7 @@ from devices import (
     threads,
 )
 from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
-from evaluate import build_model, load_examples, make_eval_loader, measure, predict
+from evaluate import build_model, load_examples, make_eval_loader, measure, precision_of, predict
 from model.data_loader import Loader, check_batch_size, make_loader
 from model.examples import Examples, Folder
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
@@ -223,7 +222,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
         optimizer,
         build_schedule(cfg, optimizer, num_steps_per_epoch=len(train_loader), monitor=monitor),
         world=world,
-        precision=choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=data.batch_size),
+        precision=precision_of(cfg, device, model, spec),
         num_threads=choose_threads(device, model, batch_size=data.batch_size),
         compiled=compiled,
         **{key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate")},
