@@ -10,6 +10,7 @@ case of a `World`: whatever is summed or shared is its own.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,7 @@ class World:
     size: int = 1
     parallel: str = "ddp"  # "fsdp": the processes share one network, where otherwise each has its own copy
     asked: Any = None  # the answer to the latest `latest_max`, which is on its way
+    mesh: Any = None  # of "fsdp", once there is a network
 
     @property
     def is_main(self) -> bool:
@@ -108,7 +110,8 @@ class World:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if not self.is_sharded:
             return model.to(self.device)
-        shard(model, self.device, self.size)
+        self.mesh = torch.distributed.device_mesh.init_device_mesh(self.device.type, (self.size,))
+        shard(model, self.mesh)
         if any(True for _ in model.buffers()):  # as DistributedDataParallel does
             model.register_forward_pre_hook(lambda module, _: self.share_buffers(module) if module.training else None)
         return model
@@ -131,19 +134,28 @@ class World:
         """This process's part of so many things: contiguous, and at most one longer than another's."""
         return slice(num * self.rank // self.size, num * (self.rank + 1) // self.size)
 
+    def leave(self) -> None:
+        """Ends what connects this process to the others, with its threads; networks made here must be gone.
+
+        A thread of gloo that still lets go of a tensor while Python ends makes PyTorch 2.15 abort the process.
+        """
+        self.asked = None
+        getattr(self.mesh, "_pg_registry", {}).clear()  # PyTorch's caches hold the mesh, and it the group
+        with contextlib.suppress(Exception):  # the others may be gone
+            torch.distributed.destroy_process_group()
+        gc.collect()
+
 
 ALONE = World(torch.device("cpu"))
 
 
-def shard(model: nn.Module, device: torch.device, num_processes: int) -> None:
-    """Leaves of each weight the rows of this process, in place: PyTorch's fully_shard (FSDP2).
+def shard(model: nn.Module, mesh: Any) -> None:
+    """Leaves of each weight the rows of this process, in place: PyTorch's fully_shard (FSDP2) on a DeviceMesh.
 
     Each of `units`, and all that is in none, is put together for its own forward and backward pass alone.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device.type, (num_processes,))
     try:
         model.to(memory_format=torch.contiguous_format)  # it takes no other
         for part in (*units(model), model):
@@ -192,14 +204,26 @@ def joined(device: str, parallel: str = "ddp") -> Iterator[World]:
         torch.cuda.set_device(chosen)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    from torch.distributed.nn import functional  # noqa: F401  imported later, as by DDP, it keeps the group for good
+
     with explained():
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, store=launchers_store(), rank=rank, world_size=size)
+        world = World(chosen, rank, size, parallel)
         try:
-            yield World(chosen, rank, size, parallel)
+            yield world
+        except BaseException as error:
+            forget_variables(error)  # or they hold what the world is to let go of
+            raise
         finally:
-            with contextlib.suppress(Exception):  # the others may be gone
-                torch.distributed.destroy_process_group()
+            world.leave()
+
+
+def forget_variables(error: BaseException | None) -> None:
+    """Clears the variables of the functions that an error, and what it came from, has ended."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 @contextlib.contextmanager

@@ -287,11 +287,15 @@ def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, an
     where the training loss ends above `trainer.fail_above`.
     """
     keep_freed_memory()
-    with (
-        joined(cfg.trainer.device, cfg.trainer.parallel) as world,
-        memory_explained(cfg),
-        contextlib.closing(set_up(cfg, world)) as setup,
-    ):
+    with joined(cfg.trainer.device, cfg.trainer.parallel) as world, memory_explained(cfg):
+        return train_in(world, cfg, directory, overrides, anew=anew)
+
+
+def train_in(
+    world: World, cfg: DictConfig, directory: Path, overrides: Sequence[str], *, anew: bool
+) -> dict[str, float]:
+    """The same as one of several processes; what it has built is gone when it returns."""
+    with contextlib.closing(set_up(cfg, world)) as setup:
         progress, learner, trainer = Progress(), setup.learner, cfg.trainer
         measured = Measured(learner.loss, setup.metrics, world)
         # Inside of the run too, so that its status says what to turn down.

@@ -248,6 +248,33 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+AT_THE_END = """
+import atexit, glob, os, pathlib
+
+@atexit.register
+def threads_of_a_process_that_trained():
+    if "RANK" in os.environ:
+        names = [pathlib.Path(path).read_text().strip() for path in glob.glob("/proc/self/task/*/comm")]
+        pathlib.Path(__file__).with_name(f"threads-{os.getpid()}").write_text(" ".join(names))
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize("options", ["trainer.parallel=ddp", "trainer.parallel=fsdp", "trainer.fail_above=0.0"])
+def test_no_thread_that_exchanges_tensors_outlives_training(
+    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that lets go of a tensor while Python ends makes PyTorch abort a process that has done all well."""
+    (tmp_path / "sitecustomize.py").write_text(AT_THE_END)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
+    outcome = launch(*torchrun, *SHORT, "trainer.device=cpu", options, f"experiments_dir={tmp_path}")
+    assert outcome.returncode == (1 if "fail_above" in options else 0), outcome.stderr
+    threads = [path.read_text() for path in tmp_path.glob("threads-*")]
+    assert len(threads) == 2
+    assert not [names for names in threads if "gloo" in names]
+
+
 def test_the_command_and_torchrun_do_the_same(tmp_path: Path) -> None:
     arguments = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
     metrics = []
