@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,18 @@ def run_rank(rank: int, size: int, port: int, cfg: Any, directory: Path, prepare
         os._exit(2)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
 def train_with(
     size: int, directory: Path, *overrides: str, prepare: Callable[[int], None] = lambda rank: None
 ) -> list[int]:
     """Trains in so many forked processes (or goes on); their exit codes."""
     cfg = checked(recorded_part(compose(*SHORT, *overrides, "name=x")), TrainConfig)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = torch.multiprocessing.get_context("fork")
     ranks = [context.Process(target=run_rank, args=(rank, size, port, cfg, directory, prepare)) for rank in range(size)]
     for process in ranks:
@@ -275,14 +280,32 @@ def test_no_thread_that_exchanges_tensors_outlives_training(
     assert not [names for names in threads if "gloo" in names]
 
 
+ONE_RUN = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
+
+
+def test_torchrun_on_two_machines_does_what_it_does_on_one(tmp_path: Path) -> None:
+    """One run directory that all see, here and as where both processes are on one machine."""
+    one = launch(sys.executable, "train.py", "trainer.devices=2", *ONE_RUN, f"experiments_dir={tmp_path / 'one'}")
+    assert one.returncode == 0, one.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}"]
+    command = [*torchrun, "train.py", *ONE_RUN, f"experiments_dir={tmp_path / 'two'}"]
+    with ThreadPoolExecutor(2) as machines:
+        outcomes = list(machines.map(lambda _: launch(*command), range(2)))
+    assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[0].stderr + outcomes[1].stderr
+    assert sorted(outcome.stdout.count("epoch   3/3") for outcome in outcomes) == [0, 1]
+    texts = [path.read_text() for path in sorted(tmp_path.glob("*/x/*/metrics.json"))]
+    assert len(texts) == 2
+    assert texts[0] == texts[1]
+
+
 def test_the_command_and_torchrun_do_the_same(tmp_path: Path) -> None:
-    arguments = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
     metrics = []
     for folder, command in {
         "command": [sys.executable, "train.py", "trainer.devices=2"],
         "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"],
     }.items():
-        outcome = launch(*command, *arguments, f"experiments_dir={tmp_path / folder}")
+        outcome = launch(*command, *ONE_RUN, f"experiments_dir={tmp_path / folder}")
         assert outcome.returncode == 0, outcome.stderr
         assert outcome.stdout.count("epoch   3/3") == 1  # one log
         (directory,) = (tmp_path / folder / "x").iterdir()
