@@ -22,7 +22,7 @@ import pictures
 from distributed import explained
 from progress import Measured, PerProcess, Progress
 from provenance import provenance
-from run_directory import check_continuation, has_checkpoint, here, hint, identity
+from run_directory import check_continuation, fixed_part, has_checkpoint, here, hint
 from run_log import NoLogger, RunLogger, recorded_status, write_status
 from sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
 from stopping import StopSignals
@@ -78,7 +78,7 @@ class Run:
             "snapshots": setup.snapshots,
             "log": logger,
         }
-        notes = {"spec": asdict(setup.spec), "configuration": identity(cfg)}
+        notes = {"spec": asdict(setup.spec), "configuration": fixed_part(cfg)}
         self.best = Checkpoint({"model": self.whole, "progress": progress}, **notes)
         self.last = Checkpoint(self.shards | rest, **notes)
         self.draw_samples: Callable[[int], None] = lambda epoch: None

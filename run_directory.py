@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -128,11 +126,10 @@ def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None
     return read_json(directory / "metrics.json", best=dict)["best"]
 
 
-def identity(cfg: DictConfig) -> str:
-    """A hash of a configuration but for what may change while a run goes on."""
+def fixed_part(cfg: DictConfig) -> dict[str, Any]:
+    """{dotted key: value} of a configuration, without what may change while a run goes on."""
     values = flatten(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
-    fixed = {key: value for key, value in values.items() if key not in ("name", *FREE)}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    return {key: value for key, value in values.items() if key not in ("name", *FREE)}
 
 
 def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:

@@ -276,10 +276,11 @@ def read_whole(path: Path) -> bytes:
 class Checkpoint:
     """Saves and restores named parts of a run, each with a state_dict, as one file.
 
-    notes: plain data saved beside the parts, for those who load the file without them; a file with others is not restored.
+    notes: plain data saved beside the parts, for those who load the file without them. A file whose notes differ is not
+    restored; a key that only one of the two has (of an option that is newer than the file) makes no difference.
     """
 
-    def __init__(self, parts: Mapping[str, Stateful], **notes: Any) -> None:
+    def __init__(self, parts: Mapping[str, Stateful], **notes: Mapping[str, Any]) -> None:
         self.parts, self.notes = parts, notes
 
     def save(self, path: Path, *, keep: Path | None = None) -> None:
@@ -291,8 +292,12 @@ class Checkpoint:
         """Loads every part; Damaged where a bit has changed, UserError where the file is made from other parts."""
         state = load_tensors(path, device)
         for name, note in self.notes.items():
-            if state.get(name, note) != note:
-                raise UserError(f"{path} does not belong to this run: it was saved with another {name}")
+            saved = state.get(name, note)
+            if not isinstance(saved, dict) or (
+                other := [k for k in note if k in saved and repr(saved[k]) != repr(note[k])]
+            ):
+                keys = f" ({', '.join(other)})" if isinstance(saved, dict) else ""
+                raise UserError(f"{path} does not belong to this run: it was saved with another {name}{keys}")
         for name, part in self.parts.items():
             if name not in state:
                 raise UserError(f"{path} holds no {name}: it was made by another version of this project")

@@ -17,11 +17,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from evaluate import load_config
 from run_directory import finished_result
-from utils import UserError, load_tensors
+from utils import UserError, load_tensors, save_tensors
 
 VARIANTS = {
     "mlp with dropout": ["model.dropout=0.3", "scheduler=cosine"],
-    "cnn, momentum, augmentation": ["model=cnn", "optimizer=momentum", "data.crop_padding=1", "scheduler=onecycle"],
+    "cnn, momentum, augmentation": [
+        "model=cnn",
+        "optimizer=momentum",
+        "data.crop_padding=1",
+        "data.flip=alternate",
+        "scheduler=onecycle",
+    ],
     "lstm, rmsprop, clipping": ["model=lstm", "optimizer=rmsprop", "trainer.max_grad_norm=0.5", "scheduler=step"],
     "resnet, adamw, bf16": ["model=resnet", "model.num_blocks=1", "optimizer=adamw", "trainer.precision=bf16"],
     "fast_cnn, muon": ["model=fast_cnn", "model.channels=[4,8]", "optimizer=muon", "optimizer.weight_decay=0.1"],
@@ -30,7 +36,7 @@ VARIANTS = {
     "image folder": ["data=image_folder", "data.num_workers=0", "data.flip=true", "model=cnn"],
     "image folder, 2 workers": ["data=image_folder", "data.num_workers=2", "data.crop_padding=2", "model=cnn"],
 }
-NOT_COMPARED = ("log", "configuration")  # sizes of files; a hash, of how often there are checkpoints too
+NOT_COMPARED = ("log", "configuration")  # sizes of files; how often there are checkpoints
 SHORT = ["data.limit=300", "data.batch_size=64", "trainer.log_every=2", "trainer.epochs=4"]
 
 
@@ -161,6 +167,23 @@ def test_a_run_does_not_go_on_with_other_data(
     assert [record["epoch"] for record in read_lines(directory / "metrics.jsonl")] == [1, 2]
     provenance = json.loads((directory / "provenance.json").read_text())
     assert provenance["resumed"][0]["overrides"] == [f"resume={directory}", "trainer.epochs=2"]
+
+
+def test_a_run_from_before_an_option_existed_goes_on_and_one_of_other_options_does_not(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    directory = run_train("trainer.epochs=1", "data.limit=200")
+    last, config = directory / "last.pt", directory / "config.yaml"
+    state = load_tensors(last)
+    del state["configuration"]["data.flip"]
+    save_tensors(last, state)
+    config.write_text("".join(line for line in config.read_text().splitlines(keepends=True) if "  flip:" not in line))
+    assert run_command("train", f"resume={directory}", "trainer.epochs=2").code == 0
+    assert len(read_lines(directory / "metrics.jsonl")) == 2
+    config.write_text(config.read_text().replace("batch_size: 64", "batch_size: 32"))
+    outcome = run_command("train", f"resume={directory}", "trainer.epochs=3")
+    assert outcome.code == 2 and "saved with another configuration (data.batch_size)" in outcome.err
+    assert len(read_lines(directory / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "onecycle", "step"])
