@@ -112,10 +112,11 @@ class Run:
             return None
         if (error := find_damage(last, self.world)) is None:
             return last
-        if not self.world.share(before.exists()):
-            raise error
-        if (other := find_damage(before, self.world)) is not None:
-            raise Damaged(f"{error}; and {other}") from other
+        has_other = self.world.share(before.exists())
+        other = find_damage(before, self.world) if has_other else error
+        if other is not None:
+            what = f"{error}; and {other}" if has_other else f"{error}"
+            raise Damaged(f"{what}; start a new run, or rerun=true") from other
         if self.world.is_main:
             self.logger.warn(f"{error}; going back to the checkpoint before it")
             before.replace(last)  # else the next checkpoint would keep the damaged one as the one before

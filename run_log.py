@@ -14,12 +14,20 @@ import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from tqdm import tqdm
 
 from utils import Diverged, Unwritable, flatten, for_json, write_json, writing
+
+
+def writes_into(stream: TextIO, path: Path) -> bool:
+    """Whether what is written to a stream lands in that file, which there is."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except (OSError, ValueError):  # no file at all
+        return False
 
 
 class RunLogger:
@@ -42,7 +50,10 @@ class RunLogger:
         console.addFilter(lambda record: record.levelno < logging.WARNING)
         complaints = logging.StreamHandler(sys.stderr)
         complaints.setLevel(logging.WARNING)
-        for handler in (console, complaints, logging.FileHandler(directory / "train.log")):
+        handlers: list[logging.Handler] = [console, logging.FileHandler(directory / "train.log")]
+        if not writes_into(sys.stderr, directory / "train.log"):  # as that of a sweep's job does
+            handlers.append(complaints)
+        for handler in handlers:
             handler.setFormatter(logging.Formatter("%(message)s"))
             self.log.addHandler(handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -184,6 +185,18 @@ def test_a_run_from_before_an_option_existed_goes_on_and_one_of_other_options_do
     outcome = run_command("train", f"resume={directory}", "trainer.epochs=3")
     assert outcome.code == 2 and "saved with another configuration (data.batch_size)" in outcome.err
     assert len(read_lines(directory / "metrics.jsonl")) == 2
+
+
+def test_a_warning_stands_once_in_the_log_of_a_job_whose_errors_go_there_too(
+    run_train: Callable[..., Path],
+) -> None:
+    directory = run_train("trainer.epochs=1", "data.limit=200", "trainer.images=false")
+    with (directory / "last.pt").open("ab") as file:
+        file.write(b"x")
+    (directory / "before.pt").write_bytes((directory / "best.pt").read_bytes())  # whole, but of other parts
+    with (directory / "train.log").open("a") as log, contextlib.redirect_stderr(log), pytest.raises(UserError):
+        train.train(load_config(directory), directory)
+    assert (directory / "train.log").read_text().count("going back to the checkpoint before it") == 1
 
 
 @pytest.mark.parametrize("scheduler", ["cosine", "onecycle", "step"])
