@@ -7,8 +7,12 @@ import ctypes
 import functools
 import importlib.util
 import math
+import os
+import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,11 +96,18 @@ def threads(number: int) -> Iterator[None]:
 
 
 def choose_compile(name: str | bool, device: torch.device, *, num_steps: int) -> bool:
-    """Whether to compile the network; for "auto": on a GPU that Triton serves, in a run long enough to gain by it."""
+    """Whether to compile the network; for "auto": on a GPU where that works, in a run long enough to gain by it."""
     if name != "auto":
         return bool(name)
-    has_triton = importlib.util.find_spec("triton") is not None
-    return device.type == "cuda" and has_triton and num_steps >= STEPS_TO_COMPILE
+    return device.type == "cuda" and num_steps >= STEPS_TO_COMPILE and can_compile(device)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether there is what PyTorch takes to compile for a GPU: one that Triton serves, a C compiler, Python's headers."""
+    if importlib.util.find_spec("triton") is None or torch.cuda.get_device_capability(device) < (7, 0):
+        return False
+    has_compiler = any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang"))
+    return has_compiler and Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h").is_file()
 
 
 def spare_the_compiler(kind: Any) -> None:

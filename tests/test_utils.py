@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -381,6 +384,30 @@ def test_automatic_precision(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
     assert choose_precision("auto", cpu, model, task=task, batch_size=batch_size) == "fp32"
     assert not choose_compile("auto", cpu, num_steps=10**9)
+
+
+def test_a_gpu_compiles_long_runs_where_all_is_there_that_it_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu, long = torch.device("cuda", 0), 10**6
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(shutil, "which", {"gcc": "/usr/bin/gcc"}.get)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert choose_compile("auto", gpu, num_steps=long)
+    assert not choose_compile("auto", gpu, num_steps=100)
+    assert not choose_compile(False, gpu, num_steps=long)
+    for module, name, without in (
+        (importlib.util, "find_spec", lambda name: None),
+        (torch.cuda, "get_device_capability", lambda device: (6, 1)),
+        (shutil, "which", lambda name: None),
+        (sysconfig, "get_config_var", lambda name: str(tmp_path / "none")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, without)
+            assert not choose_compile("auto", gpu, num_steps=long), name
+    assert choose_compile("auto", gpu, num_steps=long)
 
 
 def test_small_steps_take_one_thread() -> None:
