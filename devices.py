@@ -25,15 +25,18 @@ PRODUCTS_FOR_THREADS = 2**21  # two threads on mlp: 0.75 times as fast below, 0.
 STEPS_TO_COMPILE = 2000  # compiling takes the time of about so many
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch.device for "auto", "cpu", "cuda", "cuda:1" or "mps"; UserError where it is not there."""
+def choose_device(name: str, *, key: str = "trainer.device") -> torch.device:
+    """The torch.device for "auto", "cpu", "cuda", "cuda:1" or "mps"; UserError where it is not there.
+
+    key: what the user calls it.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")
     there = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * torch.backends.mps.is_available()]
     there += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if name not in there and not (kind == "cuda" and number.isdigit() and int(number) < torch.cuda.device_count()):
-        raise UserError(f"trainer.device is {name!r}; there is auto, {', '.join(there)} on this machine")
+        raise UserError(f"{key} is {name!r}; there is auto, {', '.join(there)} on this machine")
     return torch.device(name)
 
 

@@ -192,9 +192,7 @@ def joined(device: str, parallel: str = "ddp") -> Iterator[World]:
     device: the name of the device to train on; each process on a machine takes one of its own. parallel: how they share
     the network. Raises Lost where another process has gone.
     """
-    size, rank, local_rank = (
-        int(os.environ.get(key, default)) for key, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
-    )
+    size, rank, local_rank = launched() or (1, 0, 0)
     chosen = choose_device(device)
     if size == 1:
         yield World(chosen)
@@ -248,9 +246,28 @@ def explained() -> Iterator[None]:
         raise
 
 
+def launched() -> tuple[int, int, int] | None:
+    """(number of processes, of this one among them, of this one on its machine) as a launcher has set them, or None.
+
+    UserError where the environment holds them in part, or what they cannot be.
+    """
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return None
+    keys = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    given = {key: os.environ[key] for key in keys if key in os.environ}
+    is_whole = all(given.get(key, "0").isdecimal() for key in keys if key != "MASTER_ADDR")
+    if is_whole and given["WORLD_SIZE"] != "1":
+        is_whole = {"MASTER_ADDR", "MASTER_PORT"} <= given.keys() and int(given["RANK"]) < int(given["WORLD_SIZE"])
+    if not is_whole:
+        shown = " ".join(f"{key}={value}" for key, value in given.items())
+        raise UserError(f"the environment holds {shown}, which no launcher sets; start with torchrun, or unset them")
+    return int(given["WORLD_SIZE"]), int(given["RANK"]), int(given.get("LOCAL_RANK", "0"))
+
+
 def num_launched() -> int | None:
     """How many processes a launcher such as torchrun has started, this one among them; None without a launcher."""
-    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ and "RANK" in os.environ else None
+    world = launched()
+    return world and world[0]
 
 
 def launchers_store(*, of_this_attempt: bool = True) -> torch.distributed.Store | None:

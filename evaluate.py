@@ -302,7 +302,7 @@ def evaluate_run(
     refuse_links(directory)
     cfg = load_config(directory)
     cfg.data.root = root or cfg.data.root
-    chosen_device = choose_device(device or cfg.trainer.device)
+    chosen_device = choose_device(device or cfg.trainer.device, key="device")
     model, spec, state = load_model(cfg, directory / f"{checkpoint}.pt", chosen_device)
     output = output_of(model)
     examples = load_examples(cfg, split)

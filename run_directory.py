@@ -93,7 +93,13 @@ def check_continuation(directory: Path, cfg: DictConfig, data_sha256: str, *, is
             f"{here(directory)} was started for {epochs} epochs, and its schedule is a share of them ({shares[0]}): "
             f"{cfg.trainer.epochs} epochs would be another run; start a new one"
         )
-    if read_json(directory / "provenance.json", data_sha256=str)["data_sha256"] != data_sha256:
+    try:
+        recorded = read_json(directory / "provenance.json", data_sha256=str)["data_sha256"]
+    except UserError as error:
+        raise UserError(
+            f"{error}, and it alone says which data the run was on; start a new run, or rerun=true"
+        ) from error
+    if recorded != data_sha256:
         raise UserError(
             f"the training data is not what {here(directory)} was started with (its fingerprint differs); "
             f"bring that data back, or start a new run"
@@ -139,9 +145,12 @@ def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
 
 
 def state_of(directory: Path) -> str:
-    """What status.json says of a run's state; "" where there is none."""
+    """What status.json says of a run's state; "" where there is none, "unknown" where it cannot be read."""
     path = directory / "status.json"
-    return read_json(path, state=str)["state"] if path.exists() else ""
+    try:
+        return read_json(path, state=str)["state"] if path.exists() else ""
+    except UserError:  # the checkpoints tell how far the run has come
+        return "unknown"
 
 
 def has_checkpoint(directory: Path) -> bool:

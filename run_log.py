@@ -140,11 +140,15 @@ class RunLogger:
         return {file.name: file.stat().st_size for file in self._files()}
 
     def load_state_dict(self, sizes: Mapping[str, int]) -> None:
-        for file in self._files():
-            if file.name in sizes:
-                os.truncate(file, min(sizes[file.name], file.stat().st_size))
+        there = {file.name: file for file in self._files()}
+        for name, file in there.items():
+            if name in sizes:
+                os.truncate(file, min(sizes[name], file.stat().st_size))
             else:
                 file.unlink()
+        short = [name for name, size in sizes.items() if name not in there or there[name].stat().st_size < size]
+        if short:
+            self.warn(f"{', '.join(short)} in {self.directory} lost what was written before, which nothing brings back")
 
     def _files(self) -> list[Path]:
         """What this logger writes, as far as it is there; not what evaluations wrote beside it."""

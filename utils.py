@@ -342,7 +342,10 @@ def refuse_links(directory: Path) -> None:
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Makes a run directory and holds it; UserError where another process does. The lock of a dead one does not count."""
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unwritable(f"{directory} cannot be made ({error.strerror}); choose another experiments_dir") from error
     refuse_links(directory)
     lock = FileLock(directory / ".lock", blocking=False)
     try:

@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import TrainConfig, UnknownKey, check, check_value, nearest_name
+from conf.schema import SearchConfig, TrainConfig, UnknownKey, check, check_value, nearest_name
 from conf.targets import SLOTS, check_slot
 from utils import PROJECT, UserError
 
@@ -38,6 +38,7 @@ LAUNCHERS_TO_INSTALL = {
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
+MULTIRUN = ("-m", "--multirun")
 NOT_IN_A_NAME = ("seed", "name", "experiments_dir", "rerun", "dry_run")  # of a variant
 
 
@@ -74,7 +75,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
                 gc.freeze()  # what is imported stays, and need not be searched for garbage again and again
                 gc.enable()
             os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here; Hydra would print and exit itself
-            flags = [argument for argument in sys.argv[1:] if argument in ("-m", "--multirun")]
+            flags = [argument for argument in sys.argv[1:] if argument in MULTIRUN]
             # Hydra's parser takes a flag before or after the overrides, but not among them.
             sys.argv[1:] = flags + [argument for argument in sys.argv[1:] if argument not in flags]
             try:
@@ -92,7 +93,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(1)
             except OSError as error:
-                _stop(str(error), code=1)
+                where = error.filename2 or error.filename
+                _stop(f"{where}: {error.strerror}" if where else str(error), code=1)
             except Exception as error:
                 if "Config group override" in str(error):  # what Hydra says of `model=null`
                     _stop(_explain_group() + _job_of(error), code=2)
@@ -116,6 +118,10 @@ def _refuse_what_has_no_effect(schema: type) -> None:
     trains = issubclass(schema, TrainConfig)
     for argument in sys.argv[1:]:
         key, _, value = argument.lstrip("+").partition("=")
+        if issubclass(schema, SearchConfig) and key in (*MULTIRUN, "resume", "rerun", "dry_run"):
+            raise UserError(
+                f"{key} has no effect here: a search goes on by itself with what is left of it; leave it out"
+            )
         if key in ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"):
             instead = "runs go to experiments_dir/name/...; set experiments_dir or name" if trains else "leave it out"
             raise UserError(f"{key} has no effect here: {instead}")
@@ -254,10 +260,14 @@ def _explain_group() -> str:
 def _unknown_key(key: str, config_name: str) -> str:
     keys = _keys_of(config_name, with_hydra=key.startswith("hydra."))
     names = [name for name in keys if not name.rpartition(".")[2].startswith("_")]
+    if key.startswith("search.space."):
+        return f"{key} cannot be set: write a space of your own into conf/search/, and choose it with search=NAME"
+    if inside := [name for name in names if name.startswith(f"{key}.")]:
+        return f"{key} has no options to choose from here; its keys are {', '.join(inside)}"
     if key in names and "." in key:
         group = key.partition(".")[0]
         return f"{key} is a key of another {group} than the {group}._target_ that was chosen; leave it out with ~{key}"
-    groups = [path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))]
+    groups = _groups_of(config_name)
     parent, _, last = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     anywhere = {name.rpartition(".")[2]: name for name in reversed(names)}
@@ -275,13 +285,17 @@ def _suggest(name: str, names: list[str]) -> str:
     return (f"did you mean {near}? " if near else "") + f"the options are {', '.join(names)}"
 
 
+def _groups_of(config_name: str) -> list[str]:
+    """The groups of which a configuration takes options: conf/<group>/."""
+    if config_name in ("evaluate", "synthesize_results"):
+        return []
+    return [path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))]
+
+
 def _keys_of(config_name: str, *, with_hydra: bool = False) -> list[str]:
     """The dotted keys of the configuration with the groups that were chosen on the command line."""
-    groups = [
-        a
-        for a in sys.argv[1:]
-        if re.fullmatch(r"\w+=\w+", a) and (CONF / a.replace("=", "/")).with_suffix(".yaml").exists()
-    ]
+    chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in _groups_of(config_name)]
+    groups = [argument for argument in chosen if (CONF / argument.replace("=", "/")).with_suffix(".yaml").exists()]
     if with_hydra:
         groups += [a for a in sys.argv[1:] if re.fullmatch(r"hydra/\w+=\w+", a)]
     GlobalHydra.instance().clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -27,3 +29,16 @@ class CheckedSweeper(BasicSweeper):
         if self.launcher is not None and not isinstance(self.launcher, CheckedLauncher):
             self.launcher = OtherLauncher(self.launcher)
             self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Hydra records a sweep in its folder before anything is checked; of one that is refused, nothing stays."""
+        assert self.config is not None
+        folder = Path(self.config.hydra.sweep.dir)
+        is_new = not folder.exists()
+        try:
+            super().sweep(arguments)
+        except Exception:
+            if is_new and [path.name for path in folder.glob("*")] == ["multirun.yaml"]:
+                (folder / "multirun.yaml").unlink()
+                folder.rmdir()
+            raise

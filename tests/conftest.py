@@ -17,13 +17,20 @@ from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
 import evaluate
+import search_hyperparams
+import synthesize_results
 import train
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
 
-COMMANDS = {"train": train.main, "evaluate": evaluate.main}
+COMMANDS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "search_hyperparams": search_hyperparams.main,
+    "synthesize_results": synthesize_results.main,
+}
 
 
 @dataclass

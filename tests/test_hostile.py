@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import conftest
 import pytest
 import torch
 import yaml
@@ -24,7 +23,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-import synthesize_results
 import train
 from conf.targets import SLOTS
 from evaluate import evaluate_run, export_run, load_config, load_run
@@ -68,7 +66,6 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def use(run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Outcome]]:
     """use(run) does with a run directory all that one can do with it: the outcome of each command."""
-    monkeypatch.setitem(conftest.COMMANDS, "synthesize_results", synthesize_results.main)
 
     def do(run: Path) -> dict[str, Outcome]:
         for checkpoint in ("best", "last"):

@@ -199,6 +199,29 @@ def test_a_warning_stands_once_in_the_log_of_a_job_whose_errors_go_there_too(
     assert (directory / "train.log").read_text().count("going back to the checkpoint before it") == 1
 
 
+def test_a_run_goes_on_without_a_readable_status_and_says_what_else_is_lost(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    directory = run_train("trainer.epochs=2", "data.limit=200", "trainer.images=false")
+    whole = (directory / "metrics.jsonl").read_text()
+    (directory / "status.json").write_text("[1")
+    assert run_command("train", f"resume={directory}").code == 0
+    assert json.loads((directory / "status.json").read_text())["state"] == "finished"
+    assert (directory / "metrics.jsonl").read_text() == whole
+
+    (directory / "metrics.jsonl").unlink()
+    outcome = run_command("train", f"resume={directory}", "trainer.epochs=3")
+    assert outcome.code == 0 and "WARNING metrics.jsonl" in outcome.err
+    assert [line["epoch"] for line in read_lines(directory / "metrics.jsonl")] == [3]
+
+    (directory / "provenance.json").unlink()
+    outcome = run_command("train", f"resume={directory}", "trainer.epochs=4")
+    assert outcome.code == 2 and "which data" in outcome.err and "rerun=true" in outcome.err
+    (directory / "status.json").write_text("[1")
+    assert run_command("train", f"resume={directory}", "rerun=true").code == 0
+    assert [line["epoch"] for line in read_lines(directory / "metrics.jsonl")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("scheduler", ["cosine", "onecycle", "step"])
 def test_a_schedule_made_for_fewer_epochs_is_not_stretched(
     scheduler: str, run_train: Callable[..., Path], run_command: Callable[..., Outcome]

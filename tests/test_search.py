@@ -43,7 +43,6 @@ def search(
     run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Outcome]:
     """search(...) does what `python search_hyperparams.py name=found ...` would; its preset lands in tmp_path/conf."""
-    monkeypatch.setitem(conftest.COMMANDS, "search_hyperparams", search_hyperparams.main)
     monkeypatch.setattr(search_hyperparams, "PRESETS", tmp_path / "conf")
 
     def run(*arguments: str, name: str = "found") -> Outcome:

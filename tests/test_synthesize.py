@@ -11,7 +11,6 @@ from collections.abc import Callable
 from itertools import pairwise, product
 from pathlib import Path
 
-import conftest
 import numpy as np
 import pytest
 from conftest import Outcome
@@ -30,7 +29,6 @@ def synthesize(
     run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Outcome]:
     """synthesize(...) does what `python synthesize_results.py root=<tmp_path> ...` would."""
-    monkeypatch.setitem(conftest.COMMANDS, "synthesize_results", synthesize_results.main)
     return lambda *arguments: run_command("synthesize_results", f"root={tmp_path}", *arguments)
 
 
