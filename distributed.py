@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -19,7 +20,9 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from devices import choose_device
-from stopping import Interrupted, die_with_parent
+from stopping import Interrupted, StopSignals, die_with_parent
 from utils import UserError
 
 MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine
-HANDLED = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"  # by the launching process, which passes them on
 
 
 class Lost(UserError):
@@ -301,7 +303,6 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
 
     Raises what it raised there (UserError and Interrupted only), or Lost where a process was killed.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -316,28 +317,46 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        signals_to_handle=HANDLED,
     )
     threads = max(1, torch.get_num_threads() // num_processes)
-    logging.disable()  # what PyTorch logs here of an end is told below, in one line
     os.environ.setdefault(
         "PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"
     )  # of killed processes
-    try:
-        outcomes = elastic_launch(config, entrypoint=_call)(function, arguments, threads)
-    except SignalException as received:
-        raise Interrupted(received.sigval.value) from None
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise Lost(
-            f"process {rank} of the {num_processes} that trained together has ended ({failure.message})"
-        ) from None
-    finally:
-        logging.disable(logging.NOTSET)
-    errors = [outcome["error"] for _, outcome in sorted(outcomes.items()) if "error" in outcome]
-    for told in sorted(errors, key=lambda error: isinstance(error, Lost)):  # who lost others only says that they ended
-        raise told
+
+    def launch() -> dict[int, dict[str, Any]]:
+        resource_tracker.ensure_running()  # or the first process would start it, which unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # here, and in the processes until they unblock it
+        return elastic_launch(config, entrypoint=_call)(function, arguments, threads)
+
+    # In a thread, for PyTorch would stop the others by waiting 30 s for what they have to say, and not listen to it.
+    with StopSignals(pass_on=pass_on_to_processes) as stops, ThreadPoolExecutor(1) as thread:
+        logging.disable()  # what PyTorch logs of an end is told below, in one line
+        try:
+            outcomes = thread.submit(launch).result()
+        except ChildFailedError as error:
+            stops.check()
+            rank, failure = error.get_first_failure()
+            reason = failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            raise Lost(f"process {rank} of the {num_processes} that trained together has ended ({reason})") from None
+        finally:
+            logging.disable(logging.NOTSET)
+        errors = [outcome["error"] for _, outcome in sorted(outcomes.items()) if "error" in outcome]
+        for told in sorted(
+            errors, key=lambda error: isinstance(error, Lost)
+        ):  # who lost others only says that they ended
+            if isinstance(told, Interrupted):
+                stops.check()
+            raise told
     return outcomes[0]["value"]
+
+
+def pass_on_to_processes(signum: int) -> None:
+    """Sends a signal to the processes started here; one that is still starting, and can save nothing, is ended by it."""
+    for process in multiprocessing.active_children():
+        with contextlib.suppress(ProcessLookupError):
+            assert process.pid is not None
+            has_begun = os.getsid(process.pid) == process.pid  # _call has
+            os.kill(process.pid, signum if has_begun else signal.SIGTERM)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:
@@ -346,6 +365,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int
     threading.Thread(target=die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return {"value": function(*arguments)}
     except (UserError, Interrupted) as error:
         return {"error": error}

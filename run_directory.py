@@ -41,7 +41,10 @@ def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
     else:
         cfg = recorded_part(ask)
         directory = run_directory(cfg, overrides)
-    cfg.trainer.devices = num_launched() or cfg.trainer.devices
+    num = num_launched() or cfg.trainer.devices
+    if num != cfg.trainer.devices and any(override.startswith("trainer.devices=") for override in overrides):
+        raise UserError(f"trainer.devices is {cfg.trainer.devices}, but {num} processes were started; leave it out")
+    cfg.trainer.devices = num
     return cfg, directory
 
 

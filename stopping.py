@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 # Ctrl-C, the polite kill, and the warnings that clusters send some time before they kill.
@@ -30,9 +31,13 @@ class StopSignals:
 
     Raised anywhere, the first one too would leave things half done, or be lost where exceptions are ignored. A signal
     that this process ignores stays ignored; outside of the main thread nothing is noted.
+
+    pass_on: is called with each signal instead, in a process that waits for others which are to stop; then nothing is
+    raised here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pass_on: Callable[[int], Any] | None = None) -> None:
+        self.pass_on = pass_on
         self.noted: int | None = None
         self.noted_at = 0.0
         self.pid = os.getpid()
@@ -48,6 +53,10 @@ class StopSignals:
 
     def _note(self, signum: int, _: Any) -> None:
         if os.getpid() != self.pid:  # a fork, which has inherited this handler: its parent decides for it
+            return
+        if self.pass_on is not None:
+            self.noted = self.noted or signum
+            self.pass_on(signum)
             return
         if self.noted is not None and time.monotonic() - self.noted_at < SECONDS_OF_ONE:
             return

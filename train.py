@@ -355,6 +355,8 @@ def start_training(cfg: DictConfig, directory: Path, overrides: Sequence[str], *
     try:
         return run_in_processes(partial(train, anew=anew), cfg, directory, overrides, num_processes=cfg.trainer.devices)
     except Lost as error:
+        if not directory.exists():
+            raise
         raise Lost(f"{error}; go on with: {hint('train.py')} resume={here(directory)}") from error
 
 

@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import SearchConfig, TrainConfig, UnknownKey, check, check_value, nearest_name
+from conf.schema import SearchConfig, TrainConfig, TrainRequest, UnknownKey, check, check_value, nearest_name
 from conf.targets import SLOTS, check_slot
 from utils import PROJECT, UserError
 
@@ -116,6 +116,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
 def _refuse_what_has_no_effect(schema: type) -> None:
     """UserError for what Hydra would take and nothing here heed: its own folders, and launchers of what is no training."""
     trains = issubclass(schema, TrainConfig)
+    if schema is not TrainRequest:
+        refuse_launchers()
     for argument in sys.argv[1:]:
         key, _, value = argument.lstrip("+").partition("=")
         if issubclass(schema, SearchConfig) and key in (*MULTIRUN, "resume", "rerun", "dry_run"):
@@ -127,6 +129,12 @@ def _refuse_what_has_no_effect(schema: type) -> None:
             raise UserError(f"{key} has no effect here: {instead}")
         if key == "hydra/launcher" and value != "basic" and not trains:
             raise UserError(f"{argument} has no effect here: launchers are for the sweeps of train.py; leave it out")
+
+
+def refuse_launchers() -> None:
+    """UserError in one of several processes that torchrun, or a launcher like it, has started to train together."""
+    if "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("torchrun is for single runs of train.py; leave it out (a sweep takes trainer.devices=2)")
 
 
 def _give_launchers_our_defaults() -> None:

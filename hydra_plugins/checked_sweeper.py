@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from conf.command import refuse_launchers
 from hydra_plugins._checked import CheckedLauncher
 from hydra_plugins._other import OtherLauncher
 
@@ -33,6 +34,7 @@ class CheckedSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Hydra records a sweep in its folder before anything is checked; of one that is refused, nothing stays."""
         assert self.config is not None
+        refuse_launchers()
         folder = Path(self.config.hydra.sweep.dir)
         is_new = not folder.exists()
         try:

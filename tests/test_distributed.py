@@ -280,6 +280,30 @@ def test_no_thread_that_exchanges_tensors_outlives_training(
     assert not [names for names in threads if "gloo" in names]
 
 
+@pytest.mark.parametrize("seconds", [None, 0.0, 0.7], ids=["training", "started", "starting"])
+def test_ctrl_c_ends_processes_and_their_launcher_soon_and_in_few_words(seconds: float | None, tmp_path: Path) -> None:
+    """As a terminal sends it, to all of them; while they start, there is nothing to save."""
+    command = [sys.executable, "train.py", "trainer.devices=2", "trainer.epochs=5000", "name=x"]
+    command += [*SHORT[:3], "trainer.images=false", "trainer.device=cpu", f"experiments_dir={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        if seconds is None:
+            wait_until(lambda: bool(list(tmp_path.glob("x/*/last.pt"))), seconds=60)
+        else:
+            wait_until(lambda: len(started_by(process.pid)) == 2, seconds=60)
+            time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=20)  # PyTorch's own way takes 30 s
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "train.py: interrupted"
+    assert "Traceback" not in err
+    if seconds is None:
+        (status,) = tmp_path.glob("x/*/status.json")
+        assert json.loads(status.read_text())["state"] == "interrupted"
+
+
 ONE_RUN = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
 
 

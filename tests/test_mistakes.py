@@ -394,6 +394,27 @@ def test_what_no_launcher_sets_is_told(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["train", "-m", "seed=0,1"], "torchrun"),
+        (["train", "experiment=optimizers"], "torchrun"),  # a sweep by itself
+        (["search_hyperparams", "search=mlp"], "torchrun"),
+        (["evaluate", "run=x"], "torchrun"),
+        (["train", "trainer.devices=3"], "trainer.devices is 3, but 2 processes were started"),
+    ],
+    ids=str,
+)
+def test_launchers_are_for_single_runs(
+    words: list[str], answer: str, run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for key, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(key, value)
+    place = [f"experiments_dir={tmp_path}"] if words[0] != "evaluate" else []
+    assert_one_line(run_command(*words, *place), answer)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_number_of_processes_without_the_number_of_this_one_is_no_launcher(
     run_train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

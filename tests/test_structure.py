@@ -60,7 +60,7 @@ MAY_IMPORT = {
         *("hydra_plugins._checked", "hydra_plugins._task", "pool", "run_directory", "sweep", "utils"),
     },
     "hydra_plugins._task": {"conf.command", "hydra_plugins._checked", "pool", "sweep", "train", "utils"},
-    "hydra_plugins.checked_sweeper": {"hydra_plugins"},
+    "hydra_plugins.checked_sweeper": {"hydra_plugins", "conf.command"},
     "hydra_plugins.pool_launcher": {"conf.schema", "hydra_plugins._checked", "pool", "sweep", "utils"},
     "hydra_plugins.ray_launcher": {"utils"},
     "search_hyperparams": {
