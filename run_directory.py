@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from conf.command import checked, run_directory
 from conf.schema import TrainConfig
 from conf.targets import is_share
-from distributed import num_launched
 from evaluate import find_run, load_config, load_examples
+from launching import num_launched
 from run_log import last_record
 from utils import PROJECT, UserError, flatten, read_json
 

@@ -37,8 +37,9 @@ from devices import (
     spare_the_compiler,
     threads,
 )
-from distributed import Lost, World, agreed_directory, joined, num_launched, run_in_processes
+from distributed import World, joined
 from evaluate import build_model, load_examples, make_eval_loader, measure, precision_of, predict
+from launching import Lost, agreed_directory, num_launched, run_in_processes
 from model.data_loader import Loader, check_batch_size, make_loader
 from model.examples import Examples, Folder
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.command import CONF, checked
 from conf.schema import TrainRequest
-from distributed import World, joined, run_in_processes
+from distributed import World, joined
+from launching import run_in_processes
 from run_directory import recorded_part
 from train import Setup, set_up
 

@@ -31,7 +31,8 @@ from torch import nn
 import train
 from conf.command import checked
 from conf.schema import TrainConfig
-from distributed import World, run_in_processes
+from distributed import World
+from launching import run_in_processes
 from model.net import MLP, DataSpec, DynamicNet
 from run_directory import recorded_part
 from utils import PROJECT, UserError
