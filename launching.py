@@ -11,7 +11,7 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,8 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
         max_restarts=0,
     )
     threads = max(1, torch.get_num_threads() // num_processes)
-    os.environ.setdefault(
-        "PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker"
-    )  # of killed processes
+    # It warns of what killed processes leave.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
 
     def launch() -> dict[int, dict[str, Any]]:
         resource_tracker.ensure_running()  # or the first process would start it, which unblocks the signal
@@ -114,7 +113,11 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
     with StopSignals(pass_on=pass_on_to_processes) as stops, ThreadPoolExecutor(1) as thread:
         logging.disable()  # what PyTorch logs of an end is told below, in one line
         try:
-            outcomes = thread.submit(launch).result()
+            launched_all = thread.submit(launch)
+            while not wait([launched_all], timeout=0.1).done:
+                if stops.noted is not None:
+                    end_starting_processes()  # also those that were not there yet when the signal came
+            outcomes = launched_all.result()
         except ChildFailedError as error:
             stops.check()
             rank, failure = error.get_first_failure()
@@ -123,9 +126,8 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
         finally:
             logging.disable(logging.NOTSET)
         errors = [outcome["error"] for _, outcome in sorted(outcomes.items()) if "error" in outcome]
-        for told in sorted(
-            errors, key=lambda error: isinstance(error, Lost)
-        ):  # who lost others only says that they ended
+        errors.sort(key=lambda error: isinstance(error, Lost))  # who lost others only says that they ended
+        for told in errors:
             if isinstance(told, Interrupted):
                 stops.check()
             raise told
@@ -133,12 +135,27 @@ def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processe
 
 
 def pass_on_to_processes(signum: int) -> None:
-    """Sends a signal to the processes started here; one that is still starting, and can save nothing, is ended by it."""
+    """Sends a signal to the processes started here; those that are still starting are ended."""
     for process in multiprocessing.active_children():
-        with contextlib.suppress(ProcessLookupError):
-            assert process.pid is not None
-            has_begun = os.getsid(process.pid) == process.pid  # _call has
-            os.kill(process.pid, signum if has_begun else signal.SIGTERM)
+        if has_begun(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signum)  # type: ignore[arg-type]
+    end_starting_processes()
+
+
+def end_starting_processes() -> None:
+    """Ends those of the processes started here that have not begun, and have nothing to save."""
+    for process in multiprocessing.active_children():
+        if not has_begun(process.pid):
+            process.terminate()
+
+
+def has_begun(pid: int | None) -> bool:
+    """Whether a process started here has come to `_call`, which makes it the first of a session."""
+    try:
+        return pid is not None and os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:

@@ -305,6 +305,23 @@ def test_ctrl_c_ends_processes_and_their_launcher_soon_and_in_few_words(seconds:
         assert json.loads(status.read_text())["state"] == "interrupted"
 
 
+def test_a_signal_before_the_processes_are_there_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.launcher import api
+
+    launch_all = api.elastic_launch
+
+    def signalled(*arguments: Any, **keywords: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return launch_all(*arguments, **keywords)
+
+    monkeypatch.setattr(api, "elastic_launch", signalled)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_in_processes(time.sleep, 60, num_processes=2)
+    assert time.monotonic() - started < 20
+
+
 ONE_RUN = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
 
 
