@@ -314,8 +314,9 @@ def test_a_terminal_shows_how_far_each_job_is(
 ) -> None:
     overview = Overview(total=10, num_finished=4)
     overview.is_live = True
-    overview.started = time.monotonic() - 60
     job = make_job(tmp_path, 0, "trainer.epochs=4")
+    now = overview.started + 60
+    monkeypatch.setattr(time, "monotonic", lambda: now)  # or a slow machine would show another second
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 2, "train/loss": 0.9, "val/accuracy": 0.5}\n{"epoch": 3, "tr')
     running: Any = [Running(Job(job.cfg, tmp_path, label="seed=0"), None, None, None)]  # type: ignore[arg-type]
     overview.end(Ended(Job(job.cfg, tmp_path, label="seed=1"), {}, None, 1.0))
