@@ -14,10 +14,10 @@ from typing import Any, get_type_hints
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from conf.command import checked, run_directory
-from conf.schema import TrainConfig
-from conf.targets import is_share
 from evaluate import find_run, load_config, load_examples
+from lab.config.command import checked, run_directory
+from lab.config.schema import TrainConfig
+from lab.config.targets import is_share
 from launching import num_launched
 from run_log import last_record
 from utils import PROJECT, UserError, flatten, read_json

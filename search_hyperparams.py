@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.command import CONF, command, typed_overrides
-from conf.schema import SearchConfig
+from lab.config.command import CONF, command, typed_overrides
+from lab.config.schema import SearchConfig
 from model.net import higher_is_better
 from run_directory import here, hint
 from search_space import as_overrides, first_values, read_space

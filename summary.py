@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit  # Student's quantile; scipy.stats has it too, but takes half a second to import
 
-from conf.schema import nearest_name
+from lab.config.schema import nearest_name
 from report import Estimate
 from runs import ABSENT, Run, find_runs, printable
 from utils import UserError

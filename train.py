@@ -24,9 +24,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import pictures
-from conf.command import command, typed_overrides
-from conf.schema import TrainRequest
-from conf.targets import build, resolve_target
 from devices import (
     autocast,
     choose_compile,
@@ -39,6 +36,10 @@ from devices import (
 )
 from distributed import World, joined
 from evaluate import build_model, load_examples, make_eval_loader, measure, precision_of, predict
+from lab.config.command import command, typed_overrides
+from lab.config.schedule import Schedule, build_schedule
+from lab.config.schema import TrainRequest
+from lab.config.targets import build, resolve_target
 from launching import Lost, agreed_directory, num_launched, run_in_processes
 from model.data_loader import Loader, check_batch_size, make_loader
 from model.examples import Examples, Folder
@@ -48,7 +49,6 @@ from progress import CALMER, Measured, Progress, check_outcome, choose_monitor, 
 from provenance import code_state
 from recording import Run, open_run
 from run_directory import finished_result, here, hint, is_of_other_code, plan, what_is_left
-from schedule import Schedule, build_schedule
 from sharding import local
 from utils import Diverged, OutOfMemory, UserError, nothing, seed_everything
 

@@ -21,8 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.command import checked
-from conf.schema import TrainRequest
+from lab.config.command import checked
+from lab.config.schema import TrainRequest
 from run_directory import recorded_part
 from run_log import read_records
 from search_space import as_overrides, read_space, suggest

@@ -18,8 +18,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import recording
-from conf.command import CONF, checked
-from conf.schema import TrainConfig
+from lab.config.command import CONF, checked
+from lab.config.schema import TrainConfig
 from run_directory import recorded_part
 from train import train
 

@@ -20,8 +20,8 @@ import hydra
 import torch
 from omegaconf import OmegaConf
 
-from conf.command import CONF, checked
-from conf.schema import TrainRequest
+from lab.config.command import CONF, checked
+from lab.config.schema import TrainRequest
 from progress import Measured
 from run_directory import recorded_part
 from train import set_up

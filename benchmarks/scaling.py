@@ -19,9 +19,9 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from conf.command import CONF, checked
-from conf.schema import TrainRequest
 from distributed import World, joined
+from lab.config.command import CONF, checked
+from lab.config.schema import TrainRequest
 from launching import run_in_processes
 from run_directory import recorded_part
 from train import Setup, set_up

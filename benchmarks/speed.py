@@ -28,10 +28,10 @@ from omegaconf import DictConfig, OmegaConf
 from references import Bare, Case, Example, now, run_lightning
 from torch import Tensor
 
-from conf.command import CONF, checked
-from conf.schema import TrainRequest
 from devices import threads
 from distributed import World
+from lab.config.command import CONF, checked
+from lab.config.schema import TrainRequest
 from progress import Measured, Progress
 from recording import Run
 from run_directory import recorded_part

@@ -123,8 +123,8 @@ def plan_job(config: DictConfig, label: str) -> Job:
 
 def job_of(config: DictConfig, label: str) -> Job:
     """The job of a configuration without Hydra's own part, which Hydra knows already."""
-    from conf.command import checked, typed_overrides
-    from conf.schema import TrainRequest
+    from lab.config.command import checked, typed_overrides
+    from lab.config.schema import TrainRequest
     from pool import Job
     from run_directory import finished_result, plan
 

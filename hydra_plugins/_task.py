@@ -18,8 +18,8 @@ import torch
 from omegaconf import DictConfig
 
 import train
-from conf.command import typed_overrides
 from hydra_plugins._checked import job_of, label_of
+from lab.config.command import typed_overrides
 from pool import Job, record_failure, tell
 from sweep import shown
 from utils import Unmet, UserError, read_json

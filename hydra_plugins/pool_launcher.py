@@ -38,7 +38,7 @@ class PoolLauncher(CheckedLauncher):
         self.n_jobs, self.jobs_per_gpu = n_jobs, jobs_per_gpu
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from conf.schema import Count, check_value
+        from lab.config.schema import Count, check_value
         from pool import num_cpus, threads_for, visible_gpus, warm_up
 
         check_value(self.n_jobs, Count | None, where="hydra.launcher.n_jobs")

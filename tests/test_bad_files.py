@@ -24,10 +24,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import train
-from conf.command import CONF, checked
-from conf.schema import TrainRequest
 from distributed import ALONE
 from evaluate import load_run
+from lab.config.command import CONF, checked
+from lab.config.schema import TrainRequest
 from model.datasets import mnist
 from model.examples import DataError, Examples
 from run_directory import recorded_part

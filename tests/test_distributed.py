@@ -29,9 +29,9 @@ from test_train import compose
 from torch import nn
 
 import train
-from conf.command import checked
-from conf.schema import TrainConfig
 from distributed import World
+from lab.config.command import checked
+from lab.config.schema import TrainConfig
 from launching import run_in_processes
 from model.net import MLP, DataSpec, DynamicNet
 from run_directory import recorded_part

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import train
-from conf.targets import SLOTS
 from evaluate import evaluate_run, export_run, load_config, load_run
+from lab.config.targets import SLOTS
 from model.cache import decode_once
 from model.datasets import image_folder
 from run_directory import finished_result, is_of_other_code, what_is_left
@@ -206,7 +206,13 @@ def test_pickles_under_other_names_are_not_looked_at(
 CALLS = [
     *("os.system", "subprocess.Popen", "builtins.exec", "builtins.open", "importlib.import_module", "pickle.load"),
     *("torch.hub.load", "torch.load", "torch.jit.load", "torch.utils.cpp_extension.load_inline", "torch.compile"),
-    *("pandas.read_pickle", "numpy.load", "hydra.utils.instantiate", "hydra.utils.get_class", "conf.targets.build"),
+    *(
+        "pandas.read_pickle",
+        "numpy.load",
+        "hydra.utils.instantiate",
+        "hydra.utils.get_class",
+        "lab.config.targets.build",
+    ),
     *("torch.package.PackageImporter", "torch.fx.GraphModule", "torch.distributed.nn.RemoteModule"),
     *("antigravity.fly", "this.s", "pty.spawn", "train.main", "synthesize_results.main", "__main__.x"),
 ]
@@ -283,7 +289,7 @@ def test_a_module_of_ones_own_is_imported(run: Path, tmp_path: Path, monkeypatch
     (tmp_path / "my_hostile_test_nets").mkdir()
     (tmp_path / "my_hostile_test_nets" / "small.py").write_text("from model.net import MLP as Net\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("conf.targets.PROJECT", tmp_path)  # where one's own modules are
+    monkeypatch.setattr("lab.config.targets.PROJECT", tmp_path)  # where one's own modules are
     for target in ("my_hostile_test_net.Net", "my_hostile_test_nets.small.Net"):
         change_config(run, model___target_=target)
         assert type(load_run(run)[0]).__name__ == "MLP"

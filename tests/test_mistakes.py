@@ -16,8 +16,8 @@ from conftest import Outcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conf.schema import TrainConfig, check
-from conf.targets import SLOTS, check_slot
+from lab.config.schema import TrainConfig, check
+from lab.config.targets import SLOTS, check_slot
 from model.examples import Examples
 from utils import UserError
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from conf.targets import build
 from evaluate import FOLD_AT, Means, measure, predict
+from lab.config.targets import build
 from model.fast_cnn import FastCNN, whitening_filters
 from model.net import (
     CNN,

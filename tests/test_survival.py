@@ -31,15 +31,15 @@ from test_train import compose
 import pictures
 import provenance
 import train
-from conf.command import checked
-from conf.schema import TrainConfig
 from evaluate import Means, load_config
+from lab.config.command import checked
+from lab.config.schedule import Schedule
+from lab.config.schema import TrainConfig
 from model.net import MLP, DataSpec
 from progress import Measured, Progress
 from recording import Run
 from run_directory import recorded_part
 from run_log import RunLogger
-from schedule import Schedule
 from utils import Damaged, RandomState, load_tensors, read_whole
 
 NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]

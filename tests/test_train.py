@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from conf.targets import build
 from distributed import ALONE
 from evaluate import load_config
+from lab.config.schedule import Schedule, build_schedule
+from lab.config.targets import build
 from model.net import LOSSES, MLP, DataSpec
 from run_log import RunLogger
-from schedule import Schedule, build_schedule
 from train import Learner
 from utils import load_tensors, locked
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from conf.targets import build, is_share
+from lab.config.targets import build, is_share
 from model.net import higher_is_better
 from utils import UserError, nothing
 

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import DataOptions, ModelOptions, Positive, SchedulerOptions, check_keys, nearest_name, shown
+from lab.config.schema import DataOptions, ModelOptions, Positive, SchedulerOptions, check_keys, nearest_name, shown
 from utils import PROJECT, UserError
 
 

@@ -28,11 +28,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import SearchConfig, TrainConfig, TrainRequest, UnknownKey, check, check_value, nearest_name
-from conf.targets import SLOTS, check_slot
+from lab.config.schema import SearchConfig, TrainConfig, TrainRequest, UnknownKey, check, check_value, nearest_name
+from lab.config.targets import SLOTS, check_slot
 from utils import PROJECT, UserError
 
-CONF = Path(__file__).parent
+CONF = PROJECT / "conf"
 LAUNCHERS_TO_INSTALL = {
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",

@@ -1,0 +1,1 @@
+"""What surrounds an experiment: a researcher need not open it."""
