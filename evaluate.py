@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from yaml import YAMLError
 
 import pictures
-from devices import autocast, choose_device, choose_precision, full_precision
-from distributed import ALONE, World
 from lab.config.command import CONF, checked, command
 from lab.config.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
 from lab.config.targets import SLOTS, build, check_foreign, own_keys, resolve_target
+from lab.devices.device import autocast, choose_device, choose_precision, full_precision
+from lab.devices.distributed import ALONE, World
 from model.data_loader import Loader, make_loader, whole
 from model.examples import Examples, Folder
 from model.export import FORMATS, export, export_weights

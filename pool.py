@@ -29,9 +29,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 import provenance
+from lab.devices.signals import Interrupted, StopSignals, die_with_parent
 from provenance import code_state
 from run_log import last_record, write_status
-from stopping import Interrupted, StopSignals, die_with_parent
 from train import start_training
 from utils import PROJECT, UserError, locked, nothing, read_json
 

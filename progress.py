@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor
 
-from distributed import World
 from evaluate import Means
 from lab.config.schema import check_keys, nearest_name
+from lab.devices.distributed import World
 from model.net import Loss, Metric, higher_is_better
 from utils import Diverged, Stateful, Unmet, UserError
 

@@ -19,13 +19,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import pictures
-from distributed import explained
+from lab.devices.distributed import explained
+from lab.devices.signals import StopSignals
 from progress import Measured, PerProcess, Progress
 from provenance import provenance
 from run_directory import check_continuation, fixed_part, has_checkpoint, here, hint
 from run_log import NoLogger, RunLogger, recorded_status, write_status
 from sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
-from stopping import StopSignals
 from utils import (
     Checkpoint,
     Damaged,

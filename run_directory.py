@@ -18,7 +18,7 @@ from evaluate import find_run, load_config, load_examples
 from lab.config.command import checked, run_directory
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
-from launching import num_launched
+from lab.devices.launch import num_launched
 from run_log import last_record
 from utils import PROJECT, UserError, flatten, read_json
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distributed import World
+from lab.devices.distributed import World
 from utils import Damaged, Stateful, UserError, load_tensors, read_whole
 
 FOLDER = "shards"

@@ -24,7 +24,12 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import pictures
-from devices import (
+from evaluate import build_model, load_examples, make_eval_loader, measure, precision_of, predict
+from lab.config.command import command, typed_overrides
+from lab.config.schedule import Schedule, build_schedule
+from lab.config.schema import TrainRequest
+from lab.config.targets import build, resolve_target
+from lab.devices.device import (
     autocast,
     choose_compile,
     choose_device,
@@ -34,13 +39,8 @@ from devices import (
     spare_the_compiler,
     threads,
 )
-from distributed import World, joined
-from evaluate import build_model, load_examples, make_eval_loader, measure, precision_of, predict
-from lab.config.command import command, typed_overrides
-from lab.config.schedule import Schedule, build_schedule
-from lab.config.schema import TrainRequest
-from lab.config.targets import build, resolve_target
-from launching import Lost, agreed_directory, num_launched, run_in_processes
+from lab.devices.distributed import World, joined
+from lab.devices.launch import Lost, agreed_directory, num_launched, run_in_processes
 from model.data_loader import Loader, check_batch_size, make_loader
 from model.examples import Examples, Folder
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of

@@ -19,10 +19,10 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from distributed import World, joined
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
-from launching import run_in_processes
+from lab.devices.distributed import World, joined
+from lab.devices.launch import run_in_processes
 from run_directory import recorded_part
 from train import Setup, set_up
 

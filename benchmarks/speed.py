@@ -28,15 +28,15 @@ from omegaconf import DictConfig, OmegaConf
 from references import Bare, Case, Example, now, run_lightning
 from torch import Tensor
 
-from devices import threads
-from distributed import World
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
+from lab.devices.device import threads
+from lab.devices.distributed import World
+from lab.devices.signals import StopSignals
 from progress import Measured, Progress
 from recording import Run
 from run_directory import recorded_part
 from run_log import RunLogger
-from stopping import StopSignals
 from train import Setup, set_up, train_epoch
 
 HERE = Path(__file__).resolve().parent

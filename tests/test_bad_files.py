@@ -24,10 +24,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import train
-from distributed import ALONE
 from evaluate import load_run
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
+from lab.devices.distributed import ALONE
 from model.datasets import mnist
 from model.examples import DataError, Examples
 from run_directory import recorded_part

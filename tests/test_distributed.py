@@ -29,10 +29,10 @@ from test_train import compose
 from torch import nn
 
 import train
-from distributed import World
 from lab.config.command import checked
 from lab.config.schema import TrainConfig
-from launching import run_in_processes
+from lab.devices.distributed import World
+from lab.devices.launch import run_in_processes
 from model.net import MLP, DataSpec, DynamicNet
 from run_directory import recorded_part
 from utils import PROJECT, UserError

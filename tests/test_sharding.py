@@ -19,8 +19,8 @@ from torch import nn
 
 import pieces
 import train
-from distributed import units
 from evaluate import load_run
+from lab.devices.distributed import units
 from model.net import CNN, DataSpec
 from sharding import PIECES, changed, dotted, stands_in
 from utils import UserError, load_tensors, save_tensors

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.optim.optimizer import _use_grad_for_differentiable
 
-from devices import spare_the_compiler
+from lab.devices.device import spare_the_compiler
 from model.datasets import digits
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from distributed import ALONE
 from evaluate import load_config
 from lab.config.schedule import Schedule, build_schedule
 from lab.config.targets import build
+from lab.devices.distributed import ALONE
 from model.net import LOSSES, MLP, DataSpec
 from run_log import RunLogger
 from train import Learner

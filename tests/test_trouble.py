@@ -22,8 +22,8 @@ from test_survival import NO_OPTIONS, STEPS_PER_EPOCH, assert_same, fork
 from test_train import only_run, read, weights_of
 from torch import nn
 
-import stopping
 from evaluate import load_config
+from lab.devices import signals as stopping
 from model.net import MLP, DataSpec
 from progress import Measured
 from recording import Run

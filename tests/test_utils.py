@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import nn
 
-from devices import choose_compile, choose_device, choose_precision, choose_threads, threads
+from lab.devices.device import choose_compile, choose_device, choose_precision, choose_threads, threads
 from utils import (
     PROJECT,
     Checkpoint,
@@ -425,7 +425,7 @@ def test_small_steps_take_one_thread() -> None:
 
 COUNT_NEW_PAGES = """
 import resource, torch
-from devices import keep_freed_memory
+from lab.devices.device import keep_freed_memory
 keep_freed_memory()
 for number in range(20):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

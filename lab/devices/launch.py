@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from stopping import Interrupted, StopSignals, die_with_parent
+from lab.devices.signals import Interrupted, StopSignals, die_with_parent
 from utils import UserError
 
 MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine

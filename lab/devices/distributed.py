@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devices import choose_device
-from launching import Lost, launched, launchers_store
+from lab.devices.device import choose_device
+from lab.devices.launch import Lost, launched, launchers_store
 from utils import UserError
 
 

@@ -1,0 +1,1 @@
+"""The machine: device, precision, threads, the processes that train together, signals."""
