@@ -26,6 +26,8 @@ from lab.config.schema import EvaluateConfig, TrainConfig, UnknownKey, check_key
 from lab.config.targets import SLOTS, build, check_foreign, own_keys, resolve_target
 from lab.devices.device import autocast, choose_device, choose_precision, full_precision
 from lab.devices.distributed import ALONE, World
+from lab.runs.reading import printable, read_yaml
+from lab.runs.sharding import Shards, is_sharded
 from model.data_loader import Loader, make_loader, whole
 from model.examples import Examples, Folder
 from model.export import FORMATS, export, export_weights
@@ -41,8 +43,6 @@ from model.net import (
     output_of,
 )
 from model.splits import Dataset, load_split
-from runs import printable, read_yaml
-from sharding import Shards, is_sharded
 from utils import PROJECT, UserError, load_part, load_tensors, refuse_links, seed_everything, write_json
 
 FOLD_AT = 2**18  # numbers of outputs that are held back before they are added up, all at once

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lab.runs.logger import RunLogger, open_events, read_records
 from model.augment import Normalize
 from model.data_loader import Loader
 from model.examples import Examples, Folder
 from model.layers import last_hidden
 from model.net import DataSpec, class_probabilities, is_image, output_of
-from run_log import RunLogger, open_events, read_records
 
 NUM_EMBEDDED = 500  # points of the t-SNE animation
 NUM_PROJECTED = 1000  # points in TensorBoard's projector, whose thumbnails fit in one sheet

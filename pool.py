@@ -28,10 +28,10 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import provenance
 from lab.devices.signals import Interrupted, StopSignals, die_with_parent
-from provenance import code_state
-from run_log import last_record, write_status
+from lab.runs import provenance
+from lab.runs.logger import last_record, write_status
+from lab.runs.provenance import code_state
 from train import start_training
 from utils import PROJECT, UserError, locked, nothing, read_json
 

@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.command import CONF, command, typed_overrides
 from lab.config.schema import SearchConfig
+from lab.runs.directory import here, hint
 from model.net import higher_is_better
-from run_directory import here, hint
 from search_space import as_overrides, first_values, read_space
 from study import explained, open_study, without_password
 from train import set_up

@@ -16,8 +16,8 @@ import numpy as np
 from scipy.special import stdtrit  # Student's quantile; scipy.stats has it too, but takes half a second to import
 
 from lab.config.schema import nearest_name
+from lab.runs.reading import ABSENT, Run, find_runs, printable
 from report import Estimate
-from runs import ABSENT, Run, find_runs, printable
 from utils import UserError
 
 # Keys that say where and how a run is recorded, not what it computes: they make no rows.

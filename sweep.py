@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.runs.directory import here, is_of_other_code, what_is_left
+from lab.runs.logger import last_record
+from lab.runs.provenance import code_state
 from pool import Ended, Job, Running, run_pool
-from provenance import code_state
-from run_directory import here, is_of_other_code, what_is_left
-from run_log import last_record
 from utils import UserError, nothing
 
 # ---------------------------------------------------------------------------------------------------------- what is seen

@@ -41,15 +41,15 @@ from lab.devices.device import (
 )
 from lab.devices.distributed import World, joined
 from lab.devices.launch import Lost, agreed_directory, num_launched, run_in_processes
+from lab.runs.directory import finished_result, here, hint, is_of_other_code, plan, what_is_left
+from lab.runs.progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
+from lab.runs.provenance import code_state
+from lab.runs.run import Run, open_run
+from lab.runs.sharding import local
 from model.data_loader import Loader, check_batch_size, make_loader
 from model.examples import Examples, Folder
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
 from model.splits import describe
-from progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
-from provenance import code_state
-from recording import Run, open_run
-from run_directory import finished_result, here, hint, is_of_other_code, plan, what_is_left
-from sharding import local
 from utils import Diverged, OutOfMemory, UserError, nothing, seed_everything
 
 # ----------------------------------------------------------------------------------------------------------- one step

@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.config.command import checked
 from lab.config.schema import TrainRequest
-from run_directory import recorded_part
-from run_log import read_records
+from lab.runs.directory import recorded_part
+from lab.runs.logger import read_records
 from search_space import as_overrides, read_space, suggest
 from study import Turn
 from utils import UserError, read_json

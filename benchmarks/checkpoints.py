@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-import recording
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainConfig
-from run_directory import recorded_part
+from lab.runs import run as recording
+from lab.runs.directory import recorded_part
 from train import train
 
 NUM_EPOCHS = 3

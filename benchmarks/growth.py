@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
-from progress import Measured
-from run_directory import recorded_part
+from lab.runs.directory import recorded_part
+from lab.runs.progress import Measured
 from train import set_up
 
 HERE = Path(__file__).resolve().parent

@@ -23,7 +23,7 @@ from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
 from lab.devices.distributed import World, joined
 from lab.devices.launch import run_in_processes
-from run_directory import recorded_part
+from lab.runs.directory import recorded_part
 from train import Setup, set_up
 
 NUM_STEPS = 40  # of a measurement

@@ -33,10 +33,10 @@ from lab.config.schema import TrainRequest
 from lab.devices.device import threads
 from lab.devices.distributed import World
 from lab.devices.signals import StopSignals
-from progress import Measured, Progress
-from recording import Run
-from run_directory import recorded_part
-from run_log import RunLogger
+from lab.runs.directory import recorded_part
+from lab.runs.logger import RunLogger
+from lab.runs.progress import Measured, Progress
+from lab.runs.run import Run
 from train import Setup, set_up, train_epoch
 
 HERE = Path(__file__).resolve().parent

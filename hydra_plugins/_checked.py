@@ -125,8 +125,8 @@ def job_of(config: DictConfig, label: str) -> Job:
     """The job of a configuration without Hydra's own part, which Hydra knows already."""
     from lab.config.command import checked, typed_overrides
     from lab.config.schema import TrainRequest
+    from lab.runs.directory import finished_result, plan
     from pool import Job
-    from run_directory import finished_result, plan
 
     ask, overrides = checked(config, TrainRequest), typed_overrides()
     cfg, directory = plan(ask, overrides)

@@ -28,9 +28,9 @@ from evaluate import load_run
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
 from lab.devices.distributed import ALONE
+from lab.runs.directory import recorded_part
 from model.datasets import mnist
 from model.examples import DataError, Examples
-from run_directory import recorded_part
 from utils import UserError, load_tensors, save_tensors
 
 

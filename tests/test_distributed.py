@@ -33,8 +33,8 @@ from lab.config.command import checked
 from lab.config.schema import TrainConfig
 from lab.devices.distributed import World
 from lab.devices.launch import run_in_processes
+from lab.runs.directory import recorded_part
 from model.net import MLP, DataSpec, DynamicNet
-from run_directory import recorded_part
 from utils import PROJECT, UserError
 
 

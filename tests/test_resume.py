@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from evaluate import load_config
-from run_directory import finished_result
+from lab.runs.directory import finished_result
 from utils import UserError, load_tensors, save_tensors
 
 VARIANTS = {

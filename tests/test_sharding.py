@@ -17,12 +17,12 @@ from test_resume import outcome_of, same
 from test_survival import die_at, in_the_second_save
 from torch import nn
 
-import pieces
 import train
 from evaluate import load_run
 from lab.devices.distributed import units
+from lab.runs import pieces
+from lab.runs.sharding import PIECES, changed, dotted, stands_in
 from model.net import CNN, DataSpec
-from sharding import PIECES, changed, dotted, stands_in
 from utils import UserError, load_tensors, save_tensors
 
 FSDP = "trainer.parallel=fsdp"

@@ -29,17 +29,17 @@ from test_sweep import is_alive, needs_proc, wait_until
 from test_train import compose
 
 import pictures
-import provenance
 import train
 from evaluate import Means, load_config
 from lab.config.command import checked
 from lab.config.schedule import Schedule
 from lab.config.schema import TrainConfig
+from lab.runs import provenance
+from lab.runs.directory import recorded_part
+from lab.runs.logger import RunLogger
+from lab.runs.progress import Measured, Progress
+from lab.runs.run import Run
 from model.net import MLP, DataSpec
-from progress import Measured, Progress
-from recording import Run
-from run_directory import recorded_part
-from run_log import RunLogger
 from utils import Damaged, RandomState, load_tensors, read_whole
 
 NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]

@@ -21,8 +21,8 @@ from conftest import Outcome, read_lines
 from omegaconf import OmegaConf
 
 import pool
+from lab.runs.logger import last_record
 from pool import Ended, Job, Running, run_pool
-from run_log import last_record
 from sweep import Overview
 from utils import locked
 

@@ -24,8 +24,8 @@ from evaluate import load_config
 from lab.config.schedule import Schedule, build_schedule
 from lab.config.targets import build
 from lab.devices.distributed import ALONE
+from lab.runs.logger import RunLogger
 from model.net import LOSSES, MLP, DataSpec
-from run_log import RunLogger
 from train import Learner
 from utils import load_tensors, locked
 

@@ -24,9 +24,9 @@ from torch import nn
 
 from evaluate import load_config
 from lab.devices import signals as stopping
+from lab.runs.progress import Measured
+from lab.runs.run import Run
 from model.net import MLP, DataSpec
-from progress import Measured
-from recording import Run
 from utils import FORMAT, load_tensors, locked, save_tensors
 
 

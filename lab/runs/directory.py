@@ -19,7 +19,7 @@ from lab.config.command import checked, run_directory
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
 from lab.devices.launch import num_launched
-from run_log import last_record
+from lab.runs.logger import last_record
 from utils import PROJECT, UserError, flatten, read_json
 
 # What may differ while a run goes on: more epochs are more work, and places and devices may change.

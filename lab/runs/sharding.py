@@ -69,7 +69,7 @@ class Shards:
 
         state = changed(state, take)
         if sharded:
-            from pieces import write
+            from lab.runs.pieces import write
 
             places = write(sharded, self.directory, f"{FOLDER}/{number}/{self.name}")
             state = changed(state, lambda _, value: {PIECES: places.get(value[PIECES])} if stands_in(value) else value)
@@ -93,7 +93,7 @@ class Shards:
 
         state = changed(state, prepare)
         if tensors:
-            from pieces import read
+            from lab.runs.pieces import read
 
             read(tensors, self.directory, places)
         self.part.load_state_dict(state)

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 import pictures
 from lab.devices.distributed import explained
 from lab.devices.signals import StopSignals
-from progress import Measured, PerProcess, Progress
-from provenance import provenance
-from run_directory import check_continuation, fixed_part, has_checkpoint, here, hint
-from run_log import NoLogger, RunLogger, recorded_status, write_status
-from sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
+from lab.runs.directory import check_continuation, fixed_part, has_checkpoint, here, hint
+from lab.runs.logger import NoLogger, RunLogger, recorded_status, write_status
+from lab.runs.progress import Measured, PerProcess, Progress
+from lab.runs.provenance import provenance
+from lab.runs.sharding import FOLDER, Shards, Whole, find_damage, next_number, read_number, remove_others, weights_of
 from utils import (
     Checkpoint,
     Damaged,

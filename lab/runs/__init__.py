@@ -1,0 +1,1 @@
+"""The run directory: named, written, checkpointed, logged, resumed, loaded, read."""
