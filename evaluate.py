@@ -20,12 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from yaml import YAMLError
 
-import pictures
 from lab.config.command import CONF, checked, command
 from lab.config.schema import EvaluateConfig, TrainConfig, UnknownKey, check_keys
 from lab.config.targets import SLOTS, build, check_foreign, own_keys, resolve_target
 from lab.devices.device import autocast, choose_device, choose_precision, full_precision
 from lab.devices.distributed import ALONE, World
+from lab.plots import pictures
 from lab.runs.reading import printable, read_yaml
 from lab.runs.sharding import Shards, is_sharded
 from model.data_loader import Loader, make_loader, whole

@@ -36,7 +36,7 @@ from train import start_training
 from utils import PROJECT, UserError, locked, nothing, read_json
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
-PRELOADED = ["pool", "plots.classification", "plots.training", "torch._dynamo", "torch.utils.tensorboard"]
+PRELOADED = ["pool", "lab.plots.classification", "lab.plots.training", "torch._dynamo", "torch.utils.tensorboard"]
 LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
 SECONDS_TO_STOP = 30.0  # for a job that was asked to
 forking = multiprocessing.get_context("forkserver")

@@ -169,8 +169,8 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
     """slices.png: the result against each hyperparameter; contour.png: against the two most important numbers."""
     import optuna
 
-    from plots.comparisons import draw_contour, draw_slices
-    from plots.figures import save_png
+    from lab.plots.comparisons import draw_contour, draw_slices
+    from lab.plots.figures import save_png
 
     done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     by_key = {dimension.key: dimension for dimension in search.space}

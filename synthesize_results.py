@@ -126,8 +126,8 @@ def mean_curve(curves: Sequence[Mapping[int, Mapping[str, float]]], name: str) -
 def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
     """Draws the learning curves of the best rows and the effect of each key into the root: (heading, file) of each."""
     # Not needed for the table, which a sweep prints when it ends.
-    from plots.comparisons import draw_effects, draw_mean_curves
-    from plots.figures import save_png
+    from lab.plots.comparisons import draw_effects, draw_mean_curves
+    from lab.plots.figures import save_png
 
     metric, rows = summary.metric, [row for row in summary.rows if row.result]
     curves = {}

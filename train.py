@@ -23,7 +23,6 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-import pictures
 from evaluate import build_model, load_examples, make_eval_loader, measure, precision_of, predict
 from lab.config.command import command, typed_overrides
 from lab.config.schedule import Schedule, build_schedule
@@ -41,6 +40,7 @@ from lab.devices.device import (
 )
 from lab.devices.distributed import World, joined
 from lab.devices.launch import Lost, agreed_directory, num_launched, run_in_processes
+from lab.plots import pictures
 from lab.runs.directory import finished_result, here, hint, is_of_other_code, plan, what_is_left
 from lab.runs.progress import CALMER, Measured, Progress, check_outcome, choose_monitor, is_over
 from lab.runs.provenance import code_state

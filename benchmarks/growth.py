@@ -97,7 +97,7 @@ def draw(points: dict[str, list[tuple[int, dict[str, float]]]]) -> None:
     from matplotlib.figure import Figure  # here, because it would count in the memory of each point
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    from plots.figures import BLUE, RED, save_png
+    from lab.plots.figures import BLUE, RED, save_png
 
     figure = Figure(figsize=(9, 4.8), dpi=150, layout="constrained")
     rows = figure.subplots(2, 3, sharey="row", sharex="col")

@@ -77,8 +77,8 @@ def run_timed(out: str, *arguments: str) -> None:
 
     clock.leave("other imports")
     sys.path[0] = str(PROJECT)
-    import pictures
     import train
+    from lab.plots import pictures
 
     clock.leave("configuration")
     for name, part in PARTS.items():

@@ -22,7 +22,7 @@ class DrawLosses(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        from plots.training import draw_losses
+        from lab.plots.training import draw_losses
 
         series = {}
         directories = run_directories(config)
@@ -43,8 +43,8 @@ class DrawRestoredCurves(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from evaluate import build_model, load_run
+        from lab.plots.training import draw_restored_curves
         from model.net import DataSpec
-        from plots.training import draw_restored_curves
 
         curves, fixed = {}, None
         for directory in run_directories(config):
@@ -97,7 +97,7 @@ def labels_of(directories: Sequence[Path]) -> list[str]:
 
 def save(figure: Any, config: DictConfig, name: str) -> None:
     """Writes a picture of a sweep beside its runs, and says where."""
-    from plots.figures import save_png
+    from lab.plots.figures import save_png
 
     path = Path(config.experiments_dir, config.name) / name
     save_png(figure, path)

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
-from plots.classification import (
+from lab.plots.classification import (
     animate_embedding,
     animate_regions,
     draw_class_probabilities,
@@ -25,8 +25,8 @@ from plots.classification import (
     draw_mistakes,
     draw_predictions,
 )
-from plots.figures import BLUE, BLUE_TINT, RED_TINT, class_colours, save_gif, save_png, to_image
-from plots.training import (
+from lab.plots.figures import BLUE, BLUE_TINT, RED_TINT, class_colours, save_gif, save_png, to_image
+from lab.plots.training import (
     animate_regression,
     draw_first_filters,
     draw_learning_curves,

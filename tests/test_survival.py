@@ -28,12 +28,12 @@ from test_resume import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
 from test_sweep import is_alive, needs_proc, wait_until
 from test_train import compose
 
-import pictures
 import train
 from evaluate import Means, load_config
 from lab.config.command import checked
 from lab.config.schedule import Schedule
 from lab.config.schema import TrainConfig
+from lab.plots import pictures
 from lab.runs import provenance
 from lab.runs.directory import recorded_part
 from lab.runs.logger import RunLogger

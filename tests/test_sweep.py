@@ -203,8 +203,8 @@ def test_a_picture_over_the_runs_shows_what_did_finish(
     run_sweep: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[set[str]] = []
-    monkeypatch.setattr("plots.training.draw_losses", lambda series, **_: drawn.append(set(series)))
-    monkeypatch.setattr("plots.figures.save_png", lambda figure, path: path.touch())
+    monkeypatch.setattr("lab.plots.training.draw_losses", lambda series, **_: drawn.append(set(series)))
+    monkeypatch.setattr("lab.plots.figures.save_png", lambda figure, path: path.touch())
     arguments = ["+hydra.callbacks.picture._target_=conf.callbacks.DrawLosses", "optimizer=sgd", "trainer.log_every=1"]
     outcome = run_sweep(*arguments, "optimizer.lr=0.01,0.02,1e30")
     assert outcome.code == 1

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-import pictures
 from lab.devices.distributed import explained
 from lab.devices.signals import StopSignals
+from lab.plots import pictures
 from lab.runs.directory import check_continuation, fixed_part, has_checkpoint, here, hint
 from lab.runs.logger import NoLogger, RunLogger, recorded_status, write_status
 from lab.runs.progress import Measured, PerProcess, Progress

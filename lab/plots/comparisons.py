@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from plots.figures import BLACK, BLUE, LINES, ORANGE, finite, open_figure, shorten, styled, thin
+from lab.plots.figures import BLACK, BLUE, LINES, ORANGE, finite, open_figure, shorten, styled, thin
 
 # ------------------------------------------------------------------------------------------------------------ searches
 

@@ -123,9 +123,9 @@ def embedding_snapshots(val_loader: Loader) -> Snapshots:
 
 def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Path) -> None:
     """fitted_curve.gif, class_regions.gif or embedding.gif, from the state of `Snapshots`."""
-    from plots.classification import animate_embedding, animate_regions
-    from plots.figures import save_gif
-    from plots.training import animate_regression
+    from lab.plots.classification import animate_embedding, animate_regions
+    from lab.plots.figures import save_gif
+    from lab.plots.training import animate_regression
 
     fixed, taken = state["fixed"], state["taken"]
     if state["kind"] == "curve":
@@ -197,8 +197,8 @@ def sample_pictures(
     def draw(epoch: int) -> None:
         if epoch & (epoch - 1) and epoch != last_epoch:
             return
-        from plots.classification import draw_predictions
-        from plots.figures import to_image
+        from lab.plots.classification import draw_predictions
+        from lab.plots.figures import to_image
 
         was_training = model.training
         probabilities = class_probabilities(model.eval()(inputs), output_of(model)).cpu().numpy()
@@ -214,8 +214,8 @@ def draw_run(directory: Path, model: nn.Module | None, logger: RunLogger, *, bes
 
     model: None where no process has the whole of it.
     """
-    from plots.figures import save_png, to_image
-    from plots.training import draw_first_filters, draw_learning_curves
+    from lab.plots.figures import save_png, to_image
+    from lab.plots.training import draw_first_filters, draw_learning_curves
 
     records = read_records(directory)
     if not records:  # metrics.jsonl is not what was written
@@ -249,8 +249,8 @@ def draw_evaluation(
     probabilities [n, classes] and targets [n] on the CPU, in the order of `examples`; untrained, trained: the network
     before and after training.
     """
-    from plots.classification import draw_class_probabilities, draw_confusion_matrix, draw_mistakes
-    from plots.figures import save_png, to_image
+    from lab.plots.classification import draw_class_probabilities, draw_confusion_matrix, draw_mistakes
+    from lab.plots.figures import save_png, to_image
 
     figures = {f"confusion_matrix{suffix}": draw_confusion_matrix(confusions.numpy(), spec.classes)}
     if is_image(spec):

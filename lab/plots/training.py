@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from plots.figures import (
+from lab.plots.figures import (
     BLACK,
     BLUE,
     GREY,

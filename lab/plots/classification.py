@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from plots.figures import (
+from lab.plots.figures import (
     BLACK,
     BLUE,
     BLUE_TINT,
