@@ -160,7 +160,7 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
 
 def print_tables(jobs: Sequence[Job]) -> None:
     """Compares all runs of a sweep's experiment, those of earlier sweeps too."""
-    from summary import summarize
+    from lab.tables.summary import summarize
     from synthesize_results import format_terminal
 
     for folder in dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs):

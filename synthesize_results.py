@@ -17,8 +17,19 @@ from omegaconf import DictConfig
 from lab.config.command import command, variant_name
 from lab.config.schema import SynthesizeConfig, nearest_name
 from lab.runs.reading import UNCOUNTED, printable, read_curve
-from report import Cell, Estimate, Table, digits_for, escape_markdown, to_csv, to_html, to_latex, to_markdown, to_text
-from summary import Row, Summary, estimate, find_key, summarize, warning
+from lab.tables.formats import (
+    Cell,
+    Estimate,
+    Table,
+    digits_for,
+    escape_markdown,
+    to_csv,
+    to_html,
+    to_latex,
+    to_markdown,
+    to_text,
+)
+from lab.tables.summary import Row, Summary, estimate, find_key, summarize, warning
 from utils import PROJECT, UserError, write_file
 
 MOST_CURVES, MOST_EFFECTS = 7, 12  # in one picture

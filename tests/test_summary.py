@@ -12,8 +12,8 @@ import pytest
 import scipy.stats
 import yaml
 
-from report import Estimate
-from summary import difference, estimate, summarize, verdict
+from lab.tables.formats import Estimate
+from lab.tables.summary import difference, estimate, summarize, verdict
 
 MLP = {"_target_": "model.net.MLP", "hidden_sizes": [128, 64], "dropout": 0.0}
 CNN = {"_target_": "model.net.CNN", "channels": [16, 32], "dropout": 0.25}

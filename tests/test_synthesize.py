@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_summary import CNN, MLP, make_run, make_study, make_unbegun
 
 import synthesize_results
-from report import to_text
-from summary import summarize
+from lab.tables.formats import to_text
+from lab.tables.summary import summarize
 from synthesize_results import format_terminal, write_report
 from utils import PROJECT, UserError
 

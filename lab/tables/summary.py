@@ -17,7 +17,7 @@ from scipy.special import stdtrit  # Student's quantile; scipy.stats has it too,
 
 from lab.config.schema import nearest_name
 from lab.runs.reading import ABSENT, Run, find_runs, printable
-from report import Estimate
+from lab.tables.formats import Estimate
 from utils import UserError
 
 # Keys that say where and how a run is recorded, not what it computes: they make no rows.

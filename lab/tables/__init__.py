@@ -1,0 +1,1 @@
+"""Many runs into one answer: statistics, rows, formats, the report page."""
