@@ -21,17 +21,17 @@ from omegaconf import DictConfig, OmegaConf
 from lab.config.command import CONF, command, typed_overrides
 from lab.config.schema import SearchConfig
 from lab.runs.directory import here, hint
+from lab.sweeps.space import as_overrides, first_values, read_space
+from lab.sweeps.study import explained, open_study, without_password
+from lab.sweeps.trials import Search, compose
 from model.net import higher_is_better
-from search_space import as_overrides, first_values, read_space
-from study import explained, open_study, without_password
 from train import set_up
-from trials import Search, compose
 from utils import Unmet, write_file
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
     import optuna
 
-    from pool import Ended, Running
+    from lab.sweeps.pool import Ended, Running
 
 PRESETS = CONF / "experiment"
 FREE = ("trainer.device=", "trainer.images=", "data.root=", "data.num_workers=")  # what processes may differ in
@@ -40,7 +40,7 @@ FREE = ("trainer.device=", "trainer.images=", "data.root=", "data.num_workers=")
 @command("search_hyperparams", SearchConfig)
 def main(cfg: DictConfig) -> None:
     """Searches, and says what was found."""
-    from pool import num_cpus, visible_gpus
+    from lab.sweeps.pool import num_cpus, visible_gpus
 
     space = read_space(OmegaConf.to_container(cfg.search.space))  # type: ignore[arg-type]
     mine = ("search=", "search.", "name=", "experiments_dir=")
@@ -64,8 +64,8 @@ def main(cfg: DictConfig) -> None:
 
 def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
     """Trains what is left of a study to train, and shows how it is doing."""
-    from pool import run_pool
-    from sweep import Overview
+    from lab.sweeps.pool import run_pool
+    from lab.sweeps.sweep import Overview
 
     overview = Overview(total=search.cfg.search.n_trials, num_finished=0)
 

@@ -20,8 +20,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-import pool
-from hydra_plugins._other import threads_of
+from lab.sweeps import pool
+from lab.sweeps.other_launcher import threads_of
 
 TESTS = Path(__file__).resolve().parent
 THREADS = pool.threads_for(2)

@@ -23,11 +23,11 @@ from conftest import Outcome
 from omegaconf import OmegaConf
 
 import search_hyperparams
-import study
+from lab.sweeps import study
+from lab.sweeps.space import Dimension, as_overrides, read_space, suggest
+from lab.sweeps.study import explained, open_study
+from lab.sweeps.trials import Search
 from search_hyperparams import best_preset
-from search_space import Dimension, as_overrides, read_space, suggest
-from study import explained, open_study
-from trials import Search
 from utils import Unmet, UserError
 
 PROJECT = Path(__file__).parents[1]
@@ -316,10 +316,10 @@ def test_what_a_dead_process_had_is_taken_over_and_what_a_living_one_has_is_not(
     assert second.take() is None and first.take() is None
 
     # On another machine nothing but the time tells, and one that was taken for dead learns it.
-    monkeypatch.setattr("trials.platform.node", lambda: "elsewhere")
+    monkeypatch.setattr("lab.sweeps.trials.platform.node", lambda: "elsewhere")
     third = join(tmp_path / "elsewhere", url, n_trials=2)
     assert third.take() is None
-    monkeypatch.setattr("trials.SECONDS_ALIVE", -1)
+    monkeypatch.setattr("lab.sweeps.trials.SECONDS_ALIVE", -1)
     for taken in second.taken.values():
         taken.held.release()
     assert third.take() is not None

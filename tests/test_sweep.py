@@ -20,10 +20,10 @@ import torch
 from conftest import Outcome, read_lines
 from omegaconf import OmegaConf
 
-import pool
 from lab.runs.logger import last_record
-from pool import Ended, Job, Running, run_pool
-from sweep import Overview
+from lab.sweeps import pool
+from lab.sweeps.pool import Ended, Job, Running, run_pool
+from lab.sweeps.sweep import Overview
 from utils import locked
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -33,6 +33,9 @@ from lab.config.targets import SLOTS, check_slot
 from utils import PROJECT, UserError
 
 CONF = PROJECT / "conf"
+PLUGINS = PROJECT / "lab" / "sweeps" / "plugins"  # Hydra finds launchers in packages called hydra_plugins
+if str(PLUGINS) not in sys.path:
+    sys.path.append(str(PLUGINS))
 LAUNCHERS_TO_INSTALL = {
     "joblib": "hydra-joblib-launcher",
     "submitit_local": "hydra-submitit-launcher",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from search_space import Dimension
+from lab.sweeps.space import Dimension
 from utils import UserError
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without

@@ -16,7 +16,7 @@ from typing import Any
 from lab.runs.directory import here, is_of_other_code, what_is_left
 from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
-from pool import Ended, Job, Running, run_pool
+from lab.sweeps.pool import Ended, Job, Running, run_pool
 from utils import UserError, nothing
 
 # ---------------------------------------------------------------------------------------------------------- what is seen

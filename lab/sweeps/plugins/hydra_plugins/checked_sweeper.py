@@ -10,9 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins._checked import CheckedLauncher
-from hydra_plugins._other import OtherLauncher
 from lab.config.command import refuse_launchers
+from lab.sweeps.launcher import CheckedLauncher
+from lab.sweeps.other_launcher import OtherLauncher
 
 ConfigStore.instance().store(
     group="hydra/sweeper",

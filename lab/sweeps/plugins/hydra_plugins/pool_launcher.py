@@ -15,10 +15,10 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins._checked import CheckedLauncher, to_return
+from lab.sweeps.launcher import CheckedLauncher, to_return
 
 if TYPE_CHECKING:
-    from pool import Ended, Job
+    from lab.sweeps.pool import Ended, Job
 
 ConfigStore.instance().store(
     group="hydra/launcher",
@@ -39,7 +39,7 @@ class PoolLauncher(CheckedLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from lab.config.schema import Count, check_value
-        from pool import num_cpus, threads_for, visible_gpus, warm_up
+        from lab.sweeps.pool import num_cpus, threads_for, visible_gpus, warm_up
 
         check_value(self.n_jobs, Count | None, where="hydra.launcher.n_jobs")
         check_value(self.jobs_per_gpu, Count, where="hydra.launcher.jobs_per_gpu")
@@ -53,7 +53,7 @@ class PoolLauncher(CheckedLauncher):
 
     def run(self, jobs: Sequence[Job], configs: dict[Path, DictConfig]) -> list[Ended]:
         """Runs the jobs that have not finished, and shows how they are doing; what came out of those."""
-        from sweep import run_sweep
+        from lab.sweeps.sweep import run_sweep
         from utils import Unmet
 
         def start(job: Job) -> None:

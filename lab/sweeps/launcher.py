@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from pool import Ended, Job
+    from lab.sweeps.pool import Ended, Job
 
 
 class CheckedLauncher(Launcher):
@@ -39,7 +39,7 @@ class CheckedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs; what came out of each, in their order. UserError, before any starts, for a mistake in one."""
-        from sweep import check_directories, describe
+        from lab.sweeps.sweep import check_directories, describe
         from utils import Unmet
 
         setup_globals()
@@ -126,7 +126,7 @@ def job_of(config: DictConfig, label: str) -> Job:
     from lab.config.command import checked, typed_overrides
     from lab.config.schema import TrainRequest
     from lab.runs.directory import finished_result, plan
-    from pool import Job
+    from lab.sweeps.pool import Job
 
     ask, overrides = checked(config, TrainRequest), typed_overrides()
     cfg, directory = plan(ask, overrides)

@@ -18,10 +18,10 @@ import torch
 from omegaconf import DictConfig
 
 import train
-from hydra_plugins._checked import job_of, label_of
 from lab.config.command import typed_overrides
-from pool import Job, record_failure, tell
-from sweep import shown
+from lab.sweeps.launcher import job_of, label_of
+from lab.sweeps.pool import Job, record_failure, tell
+from lab.sweeps.sweep import shown
 from utils import Unmet, UserError, read_json
 
 

@@ -28,6 +28,7 @@ from hydra.core.utils import env_override
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from lab.config.command import PLUGINS
 from lab.devices.signals import Interrupted, StopSignals, die_with_parent
 from lab.runs import provenance
 from lab.runs.logger import last_record, write_status
@@ -36,7 +37,13 @@ from train import start_training
 from utils import PROJECT, UserError, locked, nothing, read_json
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
-PRELOADED = ["pool", "lab.plots.classification", "lab.plots.training", "torch._dynamo", "torch.utils.tensorboard"]
+PRELOADED = [
+    "lab.sweeps.pool",
+    "lab.plots.classification",
+    "lab.plots.training",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+]
 LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
 SECONDS_TO_STOP = 30.0  # for a job that was asked to
 forking = multiprocessing.get_context("forkserver")
@@ -146,7 +153,7 @@ def visible_gpus() -> list[str]:
 def warm_up(threads: int) -> None:
     """Starts, unless it is there, the process that imports everything once and from which jobs are forked."""
     environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH"), str(PLUGINS)])),
         "OMP_NUM_THREADS": str(threads),
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # counting devices otherwise is a first use of CUDA, which no fork survives
     }

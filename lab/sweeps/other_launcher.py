@@ -14,10 +14,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins._checked import CheckedLauncher
+from lab.sweeps.launcher import CheckedLauncher
 
 if TYPE_CHECKING:
-    from pool import Ended, Job
+    from lab.sweeps.pool import Ended, Job
 
 
 class OtherLauncher(CheckedLauncher):
@@ -33,7 +33,7 @@ class OtherLauncher(CheckedLauncher):
 
     def run(self, jobs: Sequence[Job], configs: dict[Path, DictConfig]) -> list[Ended]:
         """Runs the jobs that have not finished, and says so; what came out of those."""
-        from sweep import report, what_is_missing
+        from lab.sweeps.sweep import report, what_is_missing
         from utils import Unmet
 
         missing = what_is_missing(jobs)
@@ -60,7 +60,8 @@ class OtherLauncher(CheckedLauncher):
 
     def hand_over(self, jobs: Sequence[Job]) -> Sequence[JobReturn]:
         """Has the other launcher run the jobs, in processes that find our modules; what it was told of each."""
-        from hydra_plugins._task import Task, when_started
+        from lab.config.command import PLUGINS
+        from lab.sweeps.task import Task, when_started
         from utils import PROJECT
 
         task = Task(
@@ -71,14 +72,14 @@ class OtherLauncher(CheckedLauncher):
             has_company=self.name != "basic",
         )
         self.launcher.setup(hydra_context=self.uncached, task_function=task, config=self.config)
-        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH"), str(PLUGINS)]))
         with env_override({"PYTHONPATH": path}):
             return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
 
 
 def threads_of(options: DictConfig) -> int:
     """The threads of a job: the processors that a launcher's options give it or, where they do not, its share of all."""
-    from pool import num_cpus, threads_for
+    from lab.sweeps.pool import num_cpus, threads_for
 
     for key in ("cpus_per_task", "ray.remote.num_cpus"):
         if cpus := OmegaConf.select(options, key):
@@ -100,7 +101,7 @@ def one_line(error: object) -> str:
 def what_came_out(job: Job, told: JobReturn | None, complaint: str, *, has_started: bool) -> Ended:
     """What came out of a job: what its launcher was told or, where that lost track of it, what its directory tells."""
     from lab.runs.directory import finished_result
-    from pool import Ended, record_failure
+    from lab.sweeps.pool import Ended, record_failure
     from utils import read_json
 
     if told is not None and told.status == JobStatus.COMPLETED:

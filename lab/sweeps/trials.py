@@ -25,14 +25,14 @@ from lab.config.command import checked
 from lab.config.schema import TrainRequest
 from lab.runs.directory import recorded_part
 from lab.runs.logger import read_records
-from search_space import as_overrides, read_space, suggest
-from study import Turn
+from lab.sweeps.space import as_overrides, read_space, suggest
+from lab.sweeps.study import Turn
 from utils import UserError, read_json
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
     import optuna
 
-    from pool import Ended, Job, Running
+    from lab.sweeps.pool import Ended, Job, Running
 
 HELD = ".lock.search"  # in a trial's directory; held by the process that asked for the trial, for as long as it has it
 SECONDS_ALIVE = 120  # a trial whose process, on another machine, has not said so for so long is taken over
@@ -130,7 +130,7 @@ class Search:
 
     def job_of(self, trial: optuna.trial.Trial) -> Job:
         """The run of a trial, composed and checked."""
-        from pool import Job
+        from lab.sweeps.pool import Job
 
         values = trial.user_attrs["overrides"]
         overrides = [*self.fixed, *values]
