@@ -30,7 +30,7 @@ from lab.sweeps.trials import Search
 from search_hyperparams import best_preset
 from utils import Unmet, UserError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).resolve().parents[3]
 SMALL = ["trainer.epochs=2", "data.limit=200", "trainer.images=false", "trainer.device=cpu", "search.n_jobs=2"]
 
 

@@ -26,7 +26,7 @@ from lab.sweeps.pool import Ended, Job, Running, run_pool
 from lab.sweeps.sweep import Overview
 from utils import locked
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[3]
 QUICK = ["data.limit=120", "trainer.images=false", "trainer.device=cpu"]
 OTHER_MODEL = ("~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output")
 

@@ -21,7 +21,7 @@ from lab.config.targets import SLOTS, check_slot
 from model.examples import Examples
 from utils import UserError
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def vectors(split: str, root: str, *, num_features: int = 4) -> Examples | None:

@@ -33,7 +33,7 @@ from model.cache import decode_once
 from model.datasets import image_folder
 from utils import MARK, UserError, load_tensors, save_tensors, write_file, write_json
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
