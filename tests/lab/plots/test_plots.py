@@ -87,7 +87,7 @@ def keep_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that frames are taken from, as they stand at the end."""
     figures: list[Figure] = []
     for module in ("classification", "training"):
-        monkeypatch.setattr(f"plots.{module}.to_image", lambda figure: figures.append(figure) or to_image(figure))
+        monkeypatch.setattr(f"lab.plots.{module}.to_image", lambda figure: figures.append(figure) or to_image(figure))
     return figures
 
 

@@ -205,7 +205,7 @@ def test_a_picture_over_the_runs_shows_what_did_finish(
     drawn: list[set[str]] = []
     monkeypatch.setattr("lab.plots.training.draw_losses", lambda series, **_: drawn.append(set(series)))
     monkeypatch.setattr("lab.plots.figures.save_png", lambda figure, path: path.touch())
-    arguments = ["+hydra.callbacks.picture._target_=conf.callbacks.DrawLosses", "optimizer=sgd", "trainer.log_every=1"]
+    arguments = ["+hydra.callbacks.picture._target_=lab.sweeps.callbacks.DrawLosses", "optimizer=sgd", "trainer.log_every=1"]
     outcome = run_sweep(*arguments, "optimizer.lr=0.01,0.02,1e30")
     assert outcome.code == 1
     assert drawn == [{"0.01", "0.02"}] and (tmp_path / "study" / "losses.png").exists()
