@@ -8,6 +8,7 @@ command, and what it says and writes of what was found.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import warnings
@@ -18,14 +19,15 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from lab.config import builders
 from lab.config.command import CONF, command, typed_overrides
 from lab.config.schema import SearchConfig
+from lab.devices.device import choose_device
 from lab.runs.directory import here, hint
+from lab.runs.progress import Progress
 from lab.sweeps.space import as_overrides, first_values, read_space
 from lab.sweeps.study import explained, open_study, without_password
 from lab.sweeps.trials import Search, compose
-from model.net import higher_is_better
-from train import set_up
 from utils import Unmet, write_file
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
@@ -46,8 +48,8 @@ def main(cfg: DictConfig) -> None:
     mine = ("search=", "search.", "name=", "experiments_dir=")
     typed = [override for override in typed_overrides() if not override.lstrip("+").startswith(mine)]
     fixed = [*typed, f"name={cfg.name}", f"experiments_dir={cfg.experiments_dir}"]
-    monitor = monitor_of([*fixed, *as_overrides(first_values(space))])
-    direction = "maximize" if higher_is_better(monitor) else "minimize"
+    monitor, higher = monitor_of([*fixed, *as_overrides(first_values(space))])
+    direction = "maximize" if higher else "minimize"
     folder = Path(cfg.experiments_dir) / cfg.name
     folder.mkdir(parents=True, exist_ok=True)
     url = cfg.search.storage or f"sqlite:///{folder / 'study.db'}"
@@ -92,9 +94,16 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
         print(f"failed  {line}")
 
 
-def monitor_of(overrides: Sequence[str]) -> str:
-    """The metric that runs of these overrides are judged by; whatever is wrong with them comes out before any trial."""
-    return set_up(compose(overrides)).monitor
+def monitor_of(overrides: Sequence[str]) -> tuple[str, bool]:
+    """(the metric that runs of these overrides are judged by, whether higher is better); their mistakes come out here."""
+    cfg = compose(overrides)
+    with contextlib.closing(builders.load_data(cfg, choose_device(cfg.trainer.device))) as data:
+        model = builders.build_model(cfg, data.spec)
+        builders.build_loss(cfg, data.spec, model)
+        builders.build_optimizer(cfg, model)
+        metrics = builders.build_metrics(cfg, data.spec)
+    progress = Progress.judged_by(cfg.trainer.monitor, metrics)
+    return progress.monitor, progress.seeks_higher
 
 
 def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:

@@ -1,24 +1,19 @@
-"""What every script needs and no field owns: errors, seeds, files, checkpoints and locks."""
+"""What every script needs and no field owns: errors, seeds, whole files."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import math
 import os
-import platform
 import random
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 PROJECT = Path(__file__).resolve().parent
 
@@ -64,6 +59,8 @@ def seed_everything(seed: int) -> None:
 
 class RandomState:
     """The state of the global random number generators, as a part of a checkpoint."""
+
+    differs_by_rank = True
 
     def state_dict(self) -> dict[str, Any]:
         numpy_state = np.random.get_state(legacy=False)
@@ -205,158 +202,3 @@ def read_json(path: Path, **fields: type) -> Any:
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise UserError(f"{path} is damaged (it holds no {name}, or not as it was written)")
     return content
-
-
-# ---------------------------------------------------------------------------------------------------------- checkpoints
-
-
-class Stateful(Protocol):
-    """What a checkpoint is made of."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
-
-
-MARK = b"sha256:"
-FORMAT = 1  # of checkpoints; one more when an older version of the project could not go on from a newer one's
-
-
-class Damaged(UserError):
-    """A file that is not what was written."""
-
-
-def save_tensors(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
-    """Writes tensors and plain types as torch.save does, with the file's SHA-256 as the comment of the zip archive.
-
-    Any reader of PyTorch files reads it; `load_tensors` also sees a changed bit, which torch.load does not. keep: where
-    the file from before stays. Raises Unwritable.
-    """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    assert content.endswith(b"\0\0"), "a zip archive without a comment ends with the comment's length, 0"
-    content = content[:-2] + (len(MARK) + 64).to_bytes(2, "little")
-    write_file(path, content + MARK + hashlib.sha256(content).hexdigest().encode(), keep=keep)
-
-
-def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save_tensors` wrote; Damaged where one bit has changed, UserError where the file is missing or holds else."""
-    content = read_whole(path)
-    try:
-        if not content.startswith(b"PK"):
-            raise ValueError("not the zip archive that torch.save writes")  # PyTorch has readers of older formats, too
-        with warnings.catch_warnings(action="ignore"):
-            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except Exception as error:  # a whole file, but not one that `save_tensors` wrote
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} holds more than tensors and plain types, and is not read: {reason}") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, and no checkpoint of this project")
-    if not isinstance(state.get("format", FORMAT), int) or state.get("format", FORMAT) > FORMAT:
-        raise UserError(
-            f"{path} has the format {state['format']}, of a newer version of this project; this one reads up to {FORMAT}"
-        )
-    return state
-
-
-def read_whole(path: Path) -> bytes:
-    """The bytes that `save_tensors` wrote; Damaged where one bit of them has changed, UserError where there are none."""
-    if path.exists() and not path.is_file():  # a device may have no end
-        raise UserError(f"{path} cannot be read (it is no file)")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
-    body, mark, digest = content[: -64 - len(MARK)], content[-64 - len(MARK) : -64], content[-64:]
-    if mark != MARK or hashlib.sha256(body).hexdigest().encode() != digest:
-        raise Damaged(f"{path} is damaged or no checkpoint of this project: its SHA-256 does not match its content")
-    return content
-
-
-class Checkpoint:
-    """Saves and restores named parts of a run, each with a state_dict, as one file.
-
-    notes: plain data saved beside the parts, for those who load the file without them. A file whose notes differ is not
-    restored; a key that only one of the two has (of an option that is newer than the file) makes no difference.
-    """
-
-    def __init__(self, parts: Mapping[str, Stateful], **notes: Mapping[str, Any]) -> None:
-        self.parts, self.notes = parts, notes
-
-    def save(self, path: Path, *, keep: Path | None = None) -> None:
-        """Writes the parts as they are; keep: where the checkpoint from before stays."""
-        state = {"format": FORMAT} | self.notes | {name: part.state_dict() for name, part in self.parts.items()}
-        save_tensors(path, state, keep=keep)
-
-    def restore(self, path: Path, device: torch.device | str = "cpu") -> None:
-        """Loads every part; Damaged where a bit has changed, UserError where the file is made from other parts."""
-        state = load_tensors(path, device)
-        for name, note in self.notes.items():
-            saved = state.get(name, note)
-            if not isinstance(saved, dict) or (
-                other := [k for k in note if k in saved and repr(saved[k]) != repr(note[k])]
-            ):
-                keys = f" ({', '.join(other)})" if isinstance(saved, dict) else ""
-                raise UserError(f"{path} does not belong to this run: it was saved with another {name}{keys}")
-        for name, part in self.parts.items():
-            if name not in state:
-                raise UserError(f"{path} holds no {name}: it was made by another version of this project")
-            load_part(name, part, state[name], path)
-
-
-def load_part(name: str, part: Stateful, state: dict[str, Any], path: Path) -> None:
-    """part.load_state_dict(state), with a UserError that names the part and the file where they do not fit."""
-    try:
-        part.load_state_dict(state)
-    except Damaged:
-        raise
-    except (
-        UserError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UserError(
-            f"{path} does not fit this configuration: {name}: {' '.join(str(error).split())[:300]}"
-        ) from error
-
-
-# ---------------------------------------------------------------------------------------------------------------- locks
-
-
-def refuse_links(directory: Path) -> None:
-    """UserError where a run directory that is to be written holds a link: what is written would land where that points."""
-    for folder, subfolders, files in os.walk(directory):
-        for path in (Path(folder, name) for name in (*subfolders, *files)):
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise UserError(
-                    f"{path} is no file but a link or a device, and what is written into {directory} could land elsewhere; "
-                    f"put a copy of the file in its place, or remove it"
-                )
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Makes a run directory and holds it; UserError where another process does. The lock of a dead one does not count."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unwritable(f"{directory} cannot be made ({error.strerror}); choose another experiments_dir") from error
-    refuse_links(directory)
-    lock = FileLock(directory / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        holder = (directory / ".lock.owner").read_text() if (directory / ".lock.owner").exists() else "another process"
-        raise UserError(f"{directory} is being written by {holder}; wait for it, or stop it first") from None
-    try:
-        (directory / ".lock.owner").write_text(f"process {os.getpid()} on {platform.node()}")
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # a folder that can no longer be written is told of elsewhere
-            (directory / ".lock.owner").unlink(missing_ok=True)
-        lock.release()

@@ -1,9 +1,7 @@
-"""Architectures, loss functions and metrics.
+"""Architectures; losses are in `model/losses.py`, metrics in `model/metrics.py`.
 
 A network takes the shape of its data from a `DataSpec`, never from configuration, so every image model runs on every image
 dataset. To add one, write a class whose constructor takes `spec` first, and a file in `conf/model/` that names it.
-
-Losses and metrics give one value for each example, so that means over ragged batches are exact.
 """
 
 from __future__ import annotations
@@ -30,9 +28,11 @@ class TaskError(ValueError):
 class DataSpec:
     """What a network must know of its data: the loader makes it, the networks are built from it.
 
-    input_shape: one example's shape, (channels, height, width) for images; output_size: classes, or regressed values;
-    task: "classification" or "regression"; mean and std: a value for each channel, on the scale where a pixel is in
-    [0, 1] (empty: not normalised); classes: their names.
+    input_shape: one example's shape, (channels, height, width) for images, () where the inputs are no single tensor;
+    output_size: classes, or values for each example, 0 where the data does not tell; task: "classification",
+    "regression", or "custom" for targets of any other kind; mean and std: a value for each channel, on the scale where a
+    pixel is in [0, 1] (empty: not normalised); classes: their names; target_mean and target_std: by which targets were
+    standardised, a value for each output (empty: not at all).
     """
 
     input_shape: tuple[int, ...]
@@ -41,6 +41,8 @@ class DataSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------------- architectures
@@ -250,7 +252,7 @@ def is_image(spec: DataSpec) -> bool:
     return len(spec.input_shape) == 3
 
 
-# ----------------------------------------------------------------------------------------------------------- losses
+# ---------------------------------------------------------------------------------------------------------- outputs
 
 # What a network's last layer gives, by name (a network says it in its attribute `output`; without one: logits).
 OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -270,117 +272,3 @@ def class_probabilities(outputs: Tensor, output: str) -> Tensor:
     if output == "softmax":
         return outputs.float()
     return F.softmax(outputs.float(), dim=1)  # the softmax of log-softmax is the softmax
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss function: `values(outputs, targets) -> [batch]`, for networks whose last layer gives `output`.
-
-    averaged: the gradient is that of the mean over a batch; else of the sum.
-    """
-
-    values: Callable[[Tensor, Tensor], Tensor]
-    task: str
-    output: str = "logits"
-    averaged: bool = True
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits [batch, classes] with targets [batch] -> [batch], in nats."""
-    return F.cross_entropy(outputs, targets, reduction="none")
-
-
-def nll(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of log-probabilities [batch, classes] -> [batch], in nats."""
-    return F.nll_loss(outputs, targets, reduction="none")
-
-
-def nll_of_probabilities(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood of probabilities [batch, classes] -> [batch], in nats; finite for a probability of 0."""
-    return F.nll_loss(outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log(), targets, reduction="none")
-
-
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Squared error, mean over the outputs: [batch, outputs] -> [batch]."""
-    return (outputs - targets).square().mean(dim=1)
-
-
-def sum_of_squares(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Squared error, summed over the outputs: [batch, outputs] -> [batch]."""
-    return (outputs - targets).square().sum(dim=1)
-
-
-LOSSES = {
-    "cross_entropy": Loss(cross_entropy, task="classification"),
-    "nll": Loss(nll, task="classification", output="log_softmax"),
-    "nll_of_probabilities": Loss(nll_of_probabilities, task="classification", output="softmax"),
-    "mse": Loss(squared_error, task="regression"),
-    "sum_of_squares": Loss(sum_of_squares, task="regression", averaged=False),
-}
-
-
-def choose_loss(name: str, spec: DataSpec, output: str) -> Loss:
-    """The loss of that name, or with "auto" the one that fits the task and the network's output; TaskError if none."""
-    fitting = [key for key, loss in LOSSES.items() if loss.task == spec.task and loss.output == output]
-    if name == "auto":
-        return LOSSES[fitting[0]]
-    if name not in fitting:
-        raise TaskError(
-            f"trainer.loss={name} does not fit {spec.task} with a network that gives {output}; "
-            f"choose {' or '.join(fitting)}"
-        )
-    return LOSSES[name]
-
-
-# ---------------------------------------------------------------------------------------------------------- metrics
-
-
-@dataclass(frozen=True)
-class Metric:
-    """`values(outputs, targets) -> [batch, quantities]`; `result(means [quantities]) -> float`, from the exact means."""
-
-    values: Callable[[Tensor, Tensor], Tensor]
-    result: Callable[[Tensor], float]
-    task: str
-    higher_is_better: bool
-
-
-def _is_correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(dim=1) == targets).unsqueeze(1)
-
-
-def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
-    """[batch, 2 + outputs]: the squared error, the squared target (each summed over the outputs), the targets."""
-    if outputs.device.type != "mps":  # which has no float64; squares far from zero need it
-        outputs, targets = outputs.double(), targets.double()
-    error = (outputs - targets).square().sum(dim=1, keepdim=True)
-    return torch.cat([error, targets.square().sum(dim=1, keepdim=True), targets], dim=1)
-
-
-def _r2(means: Tensor) -> float:
-    """1 - residual variance / variance of the targets, over all outputs; nan where the targets do not vary."""
-    variance = means[1] - means[2:].square().sum()
-    return float(1 - means[0] / variance) if variance > 0 else math.nan
-
-
-METRICS = {
-    "accuracy": Metric(_is_correct, lambda means: float(means[0]), task="classification", higher_is_better=True),
-    "rmse": Metric(
-        lambda outputs, targets: squared_error(outputs, targets).unsqueeze(1),
-        lambda means: math.sqrt(means[0]),
-        task="regression",
-        higher_is_better=False,
-    ),
-    "r2": Metric(_squares, _r2, task="regression", higher_is_better=True),
-}
-
-
-def metrics_for(task: str) -> dict[str, Metric]:
-    """The metrics of a task, by name."""
-    return {name: metric for name, metric in METRICS.items() if metric.task == task}
-
-
-def higher_is_better(metric: str) -> bool:
-    """The direction of a metric by its full name, "val/accuracy"; a loss is better low."""
-    name = metric.split("/")[-1]
-    return name in METRICS and METRICS[name].higher_is_better

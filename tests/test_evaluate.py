@@ -18,11 +18,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precisio
 from torch import Tensor
 
 from evaluate import build_dataset, class_report, count_confusions, load_run, predict
+from lab.runs.checkpoint import load_tensors
 from model.datasets import digits
 from model.examples import Examples
 from model.net import DataSpec, ResNet
 from model.splits import describe, load_split
-from utils import UserError, load_tensors
+from utils import UserError
 
 
 def read(path: Path) -> Any:

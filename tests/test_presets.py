@@ -241,7 +241,7 @@ def test_cifar10_figures(preset: str, accuracy: float, run_command: Callable[...
 def test_the_seed_decides_the_initial_weights_that_all_optimizers_share(
     run_command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
-    from utils import load_tensors
+    from lab.runs.checkpoint import load_tensors
 
     # A learning rate too small to move anything leaves the initial weights.
     directories = run_preset(run_command, tmp_path, "optimizers", "trainer.epochs=1", "optimizer.lr=1e-30")

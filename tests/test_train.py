@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import Outcome, read_lines
+from lab.config.schedule import Schedule, build_schedule
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from evaluate import load_config
-from lab.config.schedule import Schedule, build_schedule
 from lab.config.targets import build
 from lab.devices.distributed import ALONE
+from lab.runs.checkpoint import load_tensors
+from lab.runs.lock import locked
 from lab.runs.logger import RunLogger
 from model.net import LOSSES, MLP, DataSpec
 from train import Learner
-from utils import load_tensors, locked
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))

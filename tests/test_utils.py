@@ -22,17 +22,15 @@ import torch
 from torch import nn
 
 from lab.devices.device import choose_compile, choose_device, choose_precision, choose_threads, threads
+from lab.runs.checkpoint import Checkpoint, load_tensors, save_tensors
+from lab.runs.lock import locked
 from utils import (
     PROJECT,
-    Checkpoint,
     RandomState,
     Unwritable,
     UserError,
     flatten,
-    load_tensors,
-    locked,
     read_json,
-    save_tensors,
     seed_everything,
     write_file,
     write_json,

@@ -119,7 +119,7 @@ class TrainerOptions:
     accumulate: Count
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool | Literal["auto"]
-    loss: str
+    threads: Count | Literal["auto"]
     monitor: str | None
     patience: Count | None
     max_grad_norm: Annotated[float, Range(0, open_low=True, infinite=True)]
@@ -141,6 +141,9 @@ class TrainConfig:
     experiments_dir: FolderName
     data: dict[str, Any]
     model: dict[str, Any]
+    loss: dict[str, Any]
+    metrics: dict[str, Any]
+    learner: dict[str, Any]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     trainer: TrainerOptions

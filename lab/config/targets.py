@@ -37,6 +37,7 @@ class Slot:
 
 
 SLOTS = {
+    "learner": Slot("train.Learner", given=4),
     "data": Slot("model.examples.Examples|model.examples.Folder", given=2, options=DataOptions),
     "model": Slot("torch.nn.Module", given=1, options=ModelOptions),
     "optimizer": Slot("torch.optim.Optimizer", given=1),
@@ -46,6 +47,8 @@ SLOTS = {
 
 def check_slot(slot: str, node: Mapping[str, Any]) -> None:
     """Checks a `_target_` node: that its target is what the slot holds, and its keys and their values fit."""
+    if slot == "learner":
+        return
     target = resolve_target(slot, node)
     options = SLOTS[slot].options
     hints = typing.get_type_hints(options, include_extras=True) if options else {}
@@ -74,7 +77,7 @@ def is_share(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,20})?%", value) is not None
 
 
-def build(slot: str, node: Mapping[str, Any], *given: Any) -> Any:
+def build(slot: str, node: Mapping[str, Any], *given: Any, **keys: Any) -> Any:
     """Calls the target of a checked node with the builder's own arguments and the node's keys.
 
     What its constructor raises for values that it cannot use becomes a UserError: the range of a network's own keys is
@@ -83,7 +86,7 @@ def build(slot: str, node: Mapping[str, Any], *given: Any) -> Any:
     target = resolve_target(slot, node)
     own = own_keys(slot, node)
     try:
-        return target(*given, **own)
+        return target(*given, **own, **keys)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         if getattr(error, "for_user", False):
             raise

@@ -12,6 +12,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,34 @@ def choose_device(name: str, *, key: str = "trainer.device") -> torch.device:
     if name not in there and not (kind == "cuda" and number.isdigit() and int(number) < torch.cuda.device_count()):
         raise UserError(f"{key} is {name!r}; there is auto, {', '.join(there)} on this machine")
     return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a run computes on its device."""
+
+    precision: str  # fp32, bf16 or fp16
+    num_threads: int  # of a training step on a CPU
+    compiled: bool
+
+
+def choose_computing(
+    device: torch.device,
+    model: torch.nn.Module,
+    *,
+    precision: str,
+    compile: str | bool,
+    threads: str | int,
+    task: str,
+    batch_size: int | None,
+    num_steps: int,
+) -> Computing:
+    """What the options of a run come to on this device: rules and no measurements, so that a run repeats its numbers."""
+    return Computing(
+        choose_precision(precision, device, model, task=task, batch_size=batch_size),
+        choose_threads(device, model, batch_size=batch_size) if threads == "auto" else int(threads),
+        choose_compile(compile, device, num_steps=num_steps),
+    )
 
 
 def keep_freed_memory() -> None:

@@ -64,7 +64,7 @@ class World:
             torch.distributed.all_gather_object(values, value)
         return values
 
-    def share(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The main process's value."""
         values = [value]
         if self.size > 1:
@@ -102,6 +102,10 @@ class World:
             model.register_forward_pre_hook(lambda module, _: self.share_buffers(module) if module.training else None)
         return model
 
+    def whole(self, model: nn.Module) -> nn.Module | None:
+        """The network, if this process has the whole of it."""
+        return None if self.is_sharded else model
+
     def wrap(self, model: Any) -> nn.Module:
         """The network whose backward pass averages the gradients over all processes; alone: the network itself."""
         if self.size == 1 or self.is_sharded:
@@ -133,6 +137,25 @@ class World:
 
 
 ALONE = World(torch.device("cpu"))
+
+
+def is_sharded(value: Any) -> bool:
+    """Whether this process holds a part of a tensor, a DTensor (not asked by its type, which takes long to import)."""
+    return isinstance(value, Tensor) and hasattr(value, "device_mesh")
+
+
+def local(tensor: Any) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def share_out(value: Any, *, like: Any) -> Any:
+    """This process's part of a whole tensor, shared out as another one of its shape is; anything else as it is."""
+    if not isinstance(value, Tensor) or not is_sharded(like) or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def shard(model: nn.Module, mesh: Any) -> None:

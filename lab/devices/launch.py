@@ -80,6 +80,14 @@ def agreed_directory(directory: Path) -> Path:
     return Path(store.get("run_directory").decode())
 
 
+def run_in_world(function: Callable[..., Any], cfg: Any, directory: Path, overrides: Any) -> Any:
+    """function(cfg, directory, overrides) here, or in `trainer.devices` new processes, unless a launcher started this one."""
+    directory, num_processes = agreed_directory(directory), cfg.trainer.devices
+    if num_processes == 1 or num_launched() is not None:
+        return function(cfg, directory, overrides)
+    return run_in_processes(function, cfg, directory, overrides, num_processes=num_processes)
+
+
 def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processes: int) -> Any:
     """Calls a function in so many new processes of this machine, which join one world; what it returns in the main one.
 

@@ -1,6 +1,6 @@
 """What can be asked of a run directory: whose run it is, how far it has come, whether it can go on.
 
-`recording.py` writes it.
+`run.py` writes it.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from evaluate import find_run, load_config, load_examples
+from lab.config.builders import load_examples
 from lab.config.command import checked, run_directory
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
 from lab.devices.launch import num_launched
+from lab.runs.loading import find_run, load_config
 from lab.runs.logger import last_record
+from lab.runs.provenance import code_state
 from utils import PROJECT, UserError, flatten, read_json
 
 # What may differ while a run goes on: more epochs are more work, and places and devices may change.
@@ -34,18 +36,64 @@ FREE = (
 )
 
 
-def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-    """(the configuration, the directory) of the run that a checked request is for."""
+class Plan(NamedTuple):
+    """A run to make: its configuration, where it goes, and what came out where it has finished as configured."""
+
+    cfg: DictConfig
+    directory: Path
+    best: dict[str, float] | None
+
+
+def plan(ask: DictConfig, overrides: Sequence[str]) -> Plan:
+    """The run that a checked request is for; UserError where its directory holds another one."""
+    recorded: Any = None
     if ask.resume is not None:
-        cfg, directory = resumed(ask.resume, overrides)
+        directory = find_run(ask.resume)
+        recorded = load_config(directory)
+        cfg = resumed(ask.resume, recorded, overrides)
     else:
         cfg = recorded_part(ask)
         directory = run_directory(cfg, overrides)
+        if (directory / "config.yaml").exists():
+            recorded = load_config(directory)
     num = num_launched() or cfg.trainer.devices
     if num != cfg.trainer.devices and any(override.startswith("trainer.devices=") for override in overrides):
         raise UserError(f"trainer.devices is {cfg.trainer.devices}, but {num} processes were started; leave it out")
     cfg.trainer.devices = num
-    return cfg, directory
+    best = finished_result(cfg, directory, recorded)
+    if recorded is not None and best is None and not ask.rerun:
+        check_stretch(cfg, recorded, directory)
+    return Plan(cfg, directory, best)
+
+
+def is_due(asked: Plan, ask: DictConfig) -> bool:
+    """Whether a planned run is to be made now; else says that it has finished, or what a dry run would do."""
+    if asked.best is not None and not ask.rerun:
+        print(
+            f"{here(asked.directory)} has finished already; "
+            f"for more epochs: resume={here(asked.directory)} trainer.epochs=..."
+        )
+        if is_of_other_code(asked.directory, code_state()[0]):
+            print("  it was made with other code than there is now; rerun=true starts it anew")
+        return False
+    if ask.dry_run:
+        print(f"{here(asked.directory)} {'starts anew' if ask.rerun else what_is_left(asked.directory)}")
+    return not ask.dry_run
+
+
+def finished_result(cfg: DictConfig, directory: Path, recorded: DictConfig | None = None) -> dict[str, float] | None:
+    """The best metrics of a run that has finished as configured, or None where there is work left.
+
+    recorded: its configuration, where that was read already. UserError where the directory holds another run.
+    """
+    if recorded is None and (directory / "config.yaml").exists():
+        recorded = load_config(directory)
+    if recorded is None:
+        return None
+    check_same(cfg, recorded, directory)
+    if state_of(directory) != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
+        return None
+    return read_json(directory / "metrics.json", best=dict)["best"]
 
 
 def recorded_part(ask: DictConfig) -> DictConfig:
@@ -53,14 +101,13 @@ def recorded_part(ask: DictConfig) -> DictConfig:
     return OmegaConf.masked_copy(ask, [key for key in ask if key in get_type_hints(TrainConfig)])
 
 
-def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
-    """(the recorded configuration, the directory) of a run to go on with.
+def resumed(resume: str, recorded: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a run to go on with, made of the recorded one.
 
     Of the keys typed beside `resume`, only the number of epochs (`trainer.epochs=+5`: so many more), the place of the data
     (which must be the same data) and the devices may differ from the record: UserError for any other.
     """
-    directory = find_run(resume)
-    cfg = load_config(directory)
+    cfg = recorded.copy()
     parser = OverridesParser.create()
     for override in overrides:
         key, _, text = override.lstrip("+").partition("=")
@@ -70,53 +117,18 @@ def resumed(resume: str, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         if key in ("resume", "rerun", "dry_run") or OmegaConf.select(cfg, key) == value:
             continue
         if key not in ("trainer.epochs", "data.root", "trainer.device", "trainer.devices", "trainer.parallel"):
-            recorded = OmegaConf.select(cfg, key)
-            shown = recorded._target_ if OmegaConf.is_dict(recorded) else recorded
+            there = OmegaConf.select(cfg, key)
+            shown = there._target_ if OmegaConf.is_dict(there) else there
             raise UserError(
                 f"{key} is {shown} in {resume}, but {text} was given; a run goes on with its own "
                 f"configuration: leave {key} out, or start a new run"
             )
         OmegaConf.update(cfg, key, value)
-    return checked(cfg, TrainConfig), directory
+    return checked(cfg, TrainConfig)
 
 
-def check_continuation(directory: Path, cfg: DictConfig, data_sha256: str, *, is_new: bool) -> None:
-    """UserError where a run cannot go on as asked: without its checkpoint, with other training data, or stretched."""
-    if is_new:
-        metrics = directory / "metrics.json"
-        if metrics.exists() and read_json(metrics, final=dict)["final"].get("epoch") not in (0, 1):
-            raise UserError(
-                f"{here(directory)} lacks last.pt, and cannot go on without it; start a new run, or rerun=true"
-            )
-        return
-    epochs = load_config(directory).trainer.epochs
-    shares = [f"scheduler.{key}={value}" for key, value in cfg.scheduler.items() if is_share(value)]
-    if shares and cfg.trainer.epochs != epochs:
-        raise UserError(
-            f"{here(directory)} was started for {epochs} epochs, and its schedule is a share of them ({shares[0]}): "
-            f"{cfg.trainer.epochs} epochs would be another run; start a new one"
-        )
-    try:
-        recorded = read_json(directory / "provenance.json", data_sha256=str)["data_sha256"]
-    except UserError as error:
-        raise UserError(
-            f"{error}, and it alone says which data the run was on; start a new run, or rerun=true"
-        ) from error
-    if recorded != data_sha256:
-        raise UserError(
-            f"the training data is not what {here(directory)} was started with (its fingerprint differs); "
-            f"bring that data back, or start a new run"
-        )
-
-
-def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None:
-    """The best metrics of a run that has finished as configured, or None where there is work left.
-
-    UserError where the directory holds a run of another configuration.
-    """
-    if not (directory / "config.yaml").exists():
-        return None
-    recorded = load_config(directory)
+def check_same(cfg: DictConfig, recorded: DictConfig, directory: Path) -> None:
+    """UserError where a directory holds a run of another configuration, or on other data."""
     asked, there = flatten(OmegaConf.to_container(cfg)), flatten(OmegaConf.to_container(recorded))  # type: ignore[arg-type]
     if different := [key for key in asked | there if key not in FREE and asked.get(key) != there.get(key)]:
         raise UserError(
@@ -130,9 +142,16 @@ def finished_result(cfg: DictConfig, directory: Path) -> dict[str, float] | None
             f"{here(directory)} holds a run on other data: that of {there['data.root']}, not of {asked['data.root']}; "
             f"choose another name"
         )
-    if state_of(directory) != "finished" or recorded.trainer.epochs < cfg.trainer.epochs:
-        return None
-    return read_json(directory / "metrics.json", best=dict)["best"]
+
+
+def check_stretch(cfg: DictConfig, recorded: DictConfig, directory: Path) -> None:
+    """UserError where a run that has begun would get another length, of which its schedule is a share."""
+    shares = [f"scheduler.{key}={value}" for key, value in cfg.scheduler.items() if is_share(value)]
+    if shares and cfg.trainer.epochs != recorded.trainer.epochs and has_checkpoint(directory):
+        raise UserError(
+            f"{here(directory)} was started for {recorded.trainer.epochs} epochs, and its schedule is a share of them "
+            f"({shares[0]}): {cfg.trainer.epochs} epochs would be another run; start a new one"
+        )
 
 
 def fixed_part(cfg: DictConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+import yaml
 from tqdm import tqdm
 
 from utils import Diverged, Unwritable, flatten, for_json, write_json, writing
@@ -109,8 +110,8 @@ class RunLogger:
             self.writer.add_graph(torch.jit.trace(model.eval(), inputs, check_trace=False), inputs)
         model.train(was_training)
 
-    def start_session(self, values: Mapping[str, Any]) -> None:
-        """Opens this run's line in TensorBoard's HPARAMS.
+    def start_session(self, values: Mapping[str, Any], *, is_new: bool) -> None:
+        """Opens this run's line in TensorBoard's HPARAMS; of a new run the configuration as text, too.
 
         No experiment summary is written: TensorBoard then takes the columns from all runs together, where it would
         otherwise take them from whichever run it reads first. The metrics are the ordinary scalars.
@@ -119,6 +120,9 @@ class RunLogger:
 
         _, start, self._session_end = hparams(flatten(values), {})
         self.writer.file_writer.add_summary(start)
+        if is_new:
+            text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+            self.writer.add_text("config", f"```yaml\n{text}```")
 
     def end_session(self) -> None:
         """Marks this run as finished in HPARAMS."""
@@ -167,6 +171,9 @@ class NoLogger(RunLogger):
     def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None: ...
     def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None: ...
     def load_state_dict(self, sizes: Mapping[str, int]) -> None: ...
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
 
     def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
         return tqdm(disable=True)

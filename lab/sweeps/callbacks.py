@@ -10,7 +10,8 @@ import torch
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from utils import load_tensors, read_json
+from lab.runs.checkpoint import load_tensors
+from utils import read_json
 
 
 class DrawLosses(Callback):
@@ -42,8 +43,9 @@ class DrawRestoredCurves(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from evaluate import build_model, load_run
+        from lab.config.builders import build_model
         from lab.plots.training import draw_restored_curves
+        from lab.runs.loading import load_run
         from model.net import DataSpec
 
         curves, fixed = {}, None

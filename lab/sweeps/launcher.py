@@ -125,12 +125,11 @@ def job_of(config: DictConfig, label: str) -> Job:
     """The job of a configuration without Hydra's own part, which Hydra knows already."""
     from lab.config.command import checked, typed_overrides
     from lab.config.schema import TrainRequest
-    from lab.runs.directory import finished_result, plan
+    from lab.runs.directory import plan
     from lab.sweeps.pool import Job
 
     ask, overrides = checked(config, TrainRequest), typed_overrides()
-    cfg, directory = plan(ask, overrides)
-    best = finished_result(cfg, directory)
+    cfg, directory, best = plan(ask, overrides)
     return Job(cfg, directory, overrides, label=label, anew=ask.rerun, best=None if ask.rerun else best)
 
 

@@ -31,10 +31,11 @@ from tqdm import tqdm
 from lab.config.command import PLUGINS
 from lab.devices.signals import Interrupted, StopSignals, die_with_parent
 from lab.runs import provenance
+from lab.runs.lock import locked
 from lab.runs.logger import last_record, write_status
 from lab.runs.provenance import code_state
-from train import start_training
-from utils import PROJECT, UserError, locked, nothing, read_json
+from train import start as start_training
+from utils import PROJECT, UserError, nothing, read_json
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
 PRELOADED = [

@@ -68,7 +68,7 @@ class Task:
         torch.set_num_threads(self.threads)
         try:
             with said_in_log(job.directory) if self.has_company else contextlib.nullcontext():
-                return train.start_training(job.cfg, job.directory, job.overrides, anew=anew)
+                return train.start(job.cfg, job.directory, job.overrides, anew=anew)
         finally:
             sys.argv = argv
             torch.set_num_threads(threads)

@@ -15,9 +15,9 @@ from conftest import Outcome
 
 import model.export
 from evaluate import build_model, load_config, load_run
+from lab.runs.checkpoint import load_tensors
 from model.datasets import digits, quadratic
 from model.net import DataSpec
-from utils import load_tensors
 
 
 def probabilities(directory: Path, images: torch.Tensor) -> torch.Tensor:

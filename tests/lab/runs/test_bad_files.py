@@ -28,10 +28,11 @@ from evaluate import load_run
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
 from lab.devices.distributed import ALONE
+from lab.runs.checkpoint import load_tensors, save_tensors
 from lab.runs.directory import recorded_part
 from model.datasets import mnist
 from model.examples import DataError, Examples
-from utils import UserError, load_tensors, save_tensors
+from utils import UserError
 
 
 def assert_one_line(outcome: Outcome, *parts: str, code: int = 2) -> None:

@@ -26,12 +26,13 @@ from PIL import Image
 import train
 from evaluate import evaluate_run, export_run, load_config, load_run
 from lab.config.targets import SLOTS
+from lab.runs.checkpoint import MARK, load_tensors, save_tensors
 from lab.runs.directory import finished_result, is_of_other_code, what_is_left
 from lab.runs.logger import last_record
 from lab.runs.reading import read_run
 from model.cache import decode_once
 from model.datasets import image_folder
-from utils import MARK, UserError, load_tensors, save_tensors, write_file, write_json
+from utils import UserError, write_file, write_json
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -17,8 +17,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from evaluate import load_config
+from lab.runs.checkpoint import load_tensors, save_tensors
 from lab.runs.directory import finished_result
-from utils import UserError, load_tensors, save_tensors
+from utils import UserError
 
 VARIANTS = {
     "mlp with dropout": ["model.dropout=0.3", "scheduler=cosine"],

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lab.runs.sharding import PIECES, changed, dotted, stands_in
 from test_distributed import DOUBLE, DROPOUT, at_step, numbers, train_with
 from test_resume import outcome_of, same
 from test_survival import die_at, in_the_second_save
@@ -21,9 +22,9 @@ import train
 from evaluate import load_run
 from lab.devices.distributed import units
 from lab.runs import pieces
-from lab.runs.sharding import PIECES, changed, dotted, stands_in
+from lab.runs.checkpoint import load_tensors, save_tensors
 from model.net import CNN, DataSpec
-from utils import UserError, load_tensors, save_tensors
+from utils import UserError
 
 FSDP = "trainer.parallel=fsdp"
 

@@ -23,6 +23,7 @@ import torch
 import torch._dynamo
 import torch.utils.tensorboard
 from conftest import read_lines
+from lab.config.schedule import Schedule
 from omegaconf import DictConfig
 from test_resume import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
 from test_sweep import is_alive, needs_proc, wait_until
@@ -31,16 +32,16 @@ from test_train import compose
 import train
 from evaluate import Means, load_config
 from lab.config.command import checked
-from lab.config.schedule import Schedule
 from lab.config.schema import TrainConfig
 from lab.plots import pictures
 from lab.runs import provenance
+from lab.runs.checkpoint import Damaged, load_tensors, read_whole
 from lab.runs.directory import recorded_part
 from lab.runs.logger import RunLogger
 from lab.runs.progress import Measured, Progress
 from lab.runs.run import Run
 from model.net import MLP, DataSpec
-from utils import Damaged, RandomState, load_tensors, read_whole
+from utils import RandomState
 
 NO_OPTIONS = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]
 STEPS_PER_EPOCH = 5  # of 300 examples, 64 at a time

@@ -24,10 +24,11 @@ from torch import nn
 
 from evaluate import load_config
 from lab.devices import signals as stopping
+from lab.runs.checkpoint import FORMAT, load_tensors, save_tensors
+from lab.runs.lock import locked
 from lab.runs.progress import Measured
 from lab.runs.run import Run
 from model.net import MLP, DataSpec
-from utils import FORMAT, load_tensors, locked, save_tensors
 
 
 @pytest.fixture

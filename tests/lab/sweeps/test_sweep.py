@@ -20,11 +20,11 @@ import torch
 from conftest import Outcome, read_lines
 from omegaconf import OmegaConf
 
+from lab.runs.lock import locked
 from lab.runs.logger import last_record
 from lab.sweeps import pool
 from lab.sweeps.pool import Ended, Job, Running, run_pool
 from lab.sweeps.sweep import Overview
-from utils import locked
 
 PROJECT = Path(__file__).resolve().parents[3]
 QUICK = ["data.limit=120", "trainer.images=false", "trainer.device=cpu"]
@@ -205,7 +205,11 @@ def test_a_picture_over_the_runs_shows_what_did_finish(
     drawn: list[set[str]] = []
     monkeypatch.setattr("lab.plots.training.draw_losses", lambda series, **_: drawn.append(set(series)))
     monkeypatch.setattr("lab.plots.figures.save_png", lambda figure, path: path.touch())
-    arguments = ["+hydra.callbacks.picture._target_=lab.sweeps.callbacks.DrawLosses", "optimizer=sgd", "trainer.log_every=1"]
+    arguments = [
+        "+hydra.callbacks.picture._target_=lab.sweeps.callbacks.DrawLosses",
+        "optimizer=sgd",
+        "trainer.log_every=1",
+    ]
     outcome = run_sweep(*arguments, "optimizer.lr=0.01,0.02,1e30")
     assert outcome.code == 1
     assert drawn == [{"0.01", "0.02"}] and (tmp_path / "study" / "losses.png").exists()

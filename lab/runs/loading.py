@@ -1,0 +1,101 @@
+"""A run read again from its directory alone: its configuration and its network. Whatever it holds, nothing is executed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
+
+from lab.config.builders import build_model
+from lab.config.command import CONF, checked
+from lab.config.schema import TrainConfig, UnknownKey, check_keys
+from lab.config.targets import SLOTS, check_foreign
+from lab.devices.device import choose_device
+from lab.runs.checkpoint import load_part, load_tensors
+from lab.runs.reading import read_yaml
+from model.net import DataSpec
+from utils import PROJECT, UserError
+
+
+def load_run(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> tuple[nn.Module, DictConfig]:
+    """(the trained network, in evaluation mode, and the run's configuration) from a run directory alone.
+
+    The network takes normalised inputs: `Normalize(model.spec.mean, model.spec.std)(images)` makes them of uint8 images.
+    checkpoint: "best" or "last". Raises UserError where the run or the checkpoint is missing or damaged.
+    """
+    directory = find_run(run)
+    cfg = load_config(directory)
+    model, spec, _ = load_model(cfg, directory / f"{checkpoint}.pt", choose_device(device))
+    model.spec = spec  # type: ignore[assignment]
+    return model, cfg
+
+
+def find_run(run: str | Path) -> Path:
+    """The run directory of that name, from here or from the project's folder; UserError where there is none."""
+    for directory in (Path(run), PROJECT / run):
+        if (directory / "config.yaml").is_file():
+            return directory
+    if not str(run):
+        raise UserError(f"run is empty; name a run directory, one of those in {PROJECT / 'experiments'}")
+    what = "is not a run directory: it holds no config.yaml" if Path(run).exists() else "does not exist"
+    raise UserError(f"{run} {what}; runs are in {PROJECT / 'experiments'}")
+
+
+def load_config(directory: Path) -> DictConfig:
+    """The configuration that a run directory records, checked like a new one; whatever it holds, nothing is executed.
+
+    It may come from someone else. No run records a ${...}, which would be filled in with a secret of the environment, say,
+    and be written into the run again; nor is code imported from beside it.
+    """
+    path = directory / "config.yaml"
+    try:
+        plain = read_yaml(path)
+        if "${" in repr(plain):
+            raise ValueError("it holds ${...}, which no run records")
+        for slot in SLOTS:
+            check_foreign(slot, plain.get(slot), directory)
+        recorded = OmegaConf.load(path)
+        assert isinstance(recorded, DictConfig)
+        for group, options in default_options().items():  # a run from before there was such an option did as by default
+            if isinstance(plain.get(group), dict):
+                new = {key: value for key, value in options.items() if key not in plain[group]}
+                OmegaConf.update(recorded, group, new, merge=True)
+        return checked(recorded, TrainConfig)
+    except UnknownKey as error:
+        raise UserError(f"{path} holds {error}, which is no key of this version of the project") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (AssertionError, OSError, ValueError, RecursionError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from error
+
+
+def default_options() -> dict[str, dict[str, Any]]:
+    """The options of trainer and data that every run has, with their defaults; not where the data is."""
+    data = read_yaml(CONF / "train.yaml")["data"]
+    return {
+        "trainer": read_yaml(CONF / "trainer" / "default.yaml"),
+        "data": {key: value for key, value in data.items() if key != "root"},
+    }
+
+
+def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
+    """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds)."""
+    state = load_tensors(path, device)
+    try:
+        check_keys(state["spec"], get_type_hints(DataSpec), where="spec.")
+        spec, weights, _ = DataSpec(**state["spec"]), state["model"], int(state["progress"]["epoch"])
+        if spec.task not in ("classification", "regression", "custom") or len(spec.classes) not in (
+            0,
+            spec.output_size,
+        ):
+            raise ValueError(f"{spec.task} of {spec.output_size} outputs, {len(spec.classes)} classes")
+    except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{path} holds no network of this project ({error})") from error
+    model = build_model(cfg, spec).to(device)
+    load_part("model", model, weights, path)
+    return model.eval(), spec, state
