@@ -40,7 +40,7 @@ def plan(ask: DictConfig, overrides: Sequence[str]) -> tuple[DictConfig, Path]:
         cfg, directory = resumed(ask.resume, overrides)
     else:
         cfg = recorded_part(ask)
-        directory = run_directory(cfg, overrides)
+        directory = run_directory()
     num = num_launched() or cfg.trainer.devices
     if num != cfg.trainer.devices and any(override.startswith("trainer.devices=") for override in overrides):
         raise UserError(f"trainer.devices is {cfg.trainer.devices}, but {num} processes were started; leave it out")
