@@ -130,7 +130,7 @@ EXECUTING = {
 }
 # What may do so in one place alone: targets that are checked to be of their slot's kind, a file that was just written.
 IN_ONE_PLACE = {
-    "importlib.import_module": "lab.config.targets",
+    "importlib.import_module": "lab.config.imports",
     "torch.export.load": "model.export",
     "torch.load": "utils",
 }

@@ -1,4 +1,4 @@
-"""What a configuration may hold: types and ranges, checked before anything is built or written.
+"""What a configuration may hold: the keys and their types, checked before anything is built or written.
 
 Every key has a type here or, below a `_target_`, in the signature of what it names (targets.py); a key that has none is a
 mistake.
@@ -7,70 +7,13 @@ mistake.
 from __future__ import annotations
 
 import difflib
-import inspect
-import math
-import re
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
+from lab.config.values import Count, DirectoryName, FolderName, Fraction, Positive, Range, Seed, allowed, fits, shown
 from utils import UserError
-
-
-class UnknownKey(UserError):
-    """A key that no part of the configuration has; its message is the dotted key alone."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`; `open_low`, `open_high`: the end itself is out; infinities only with `infinite`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    open_low: bool = False
-    open_high: bool = False
-    infinite: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and not self.infinite)):
-            return False
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.open_low else 'at least'} {self.low:.10g}" if self.low > -math.inf else ""
-        high = f"{'below' if self.open_high else 'at most'} {self.high:.10g}" if self.high < math.inf else ""
-        return " and ".join(part for part in (low, high) if part) or "finite"
-
-
-class DirectoryName:
-    """Names that are safe as a folder's: letters, digits, '.', '_' and '-', not '.' first, at most 120 of them."""
-
-    def __contains__(self, value: str) -> bool:
-        return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}", value) is not None
-
-    def __str__(self) -> str:
-        return "of letters, digits, '.', '_' and '-' (no '.' first, at most 120)"
-
-
-class NotEmpty:
-    """Text that says something, as an environment variable that is set to nothing does not."""
-
-    def __contains__(self, value: str) -> bool:
-        return bool(value.strip())
-
-    def __str__(self) -> str:
-        return "that is not empty"
-
-
-Seed = Annotated[int, Range(0, 2**32 - 1)]
-Count = Annotated[int, Range(1)]
-Positive = Annotated[float, Range(0, open_low=True)]
-Fraction = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
-FolderName = Annotated[str, NotEmpty()]
 
 
 @dataclass
@@ -89,7 +32,12 @@ class DataOptions:
     passes: Count
     mean: list[float] | None
     std: list[Positive] | None
+    standardize: bool
+    transform: dict[str, Any] | list[dict[str, Any]] | None
+    skip_broken: bool
     limit: Count | None
+    limit_val: Count | None
+    limit_test: Count | None
     max_batches: Count | None
 
 
@@ -98,6 +46,23 @@ class ModelOptions:
     """`model.*`, apart from the keys of the network itself."""
 
     init: str
+    init_from: FolderName | None
+    freeze: str | list[str] | None
+
+
+@dataclass
+class OptimizerOptions:
+    """`optimizer.*`, apart from the keys of the optimiser itself."""
+
+    groups: dict[str, Any] | None
+    no_decay: bool
+
+
+@dataclass
+class MetricOptions:
+    """`metrics.NAME.*`, apart from the keys of the metric itself."""
+
+    higher_is_better: bool
 
 
 @dataclass
@@ -120,12 +85,14 @@ class TrainerOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     compile: bool | Literal["auto"]
     threads: Count | Literal["auto"]
+    ema: Fraction | None
     monitor: str | None
     patience: Count | None
     max_grad_norm: Annotated[float, Range(0, open_low=True, infinite=True)]
     log_every: Count
     checkpoint_every: Count | None
     images: bool
+    histograms: bool
     animate: bool
     profile: bool
     fail_above: Annotated[float, Range(infinite=True)]
@@ -153,6 +120,7 @@ class TrainConfig:
 class TrainRequest(TrainConfig):
     """What `train.py` is asked for: a run's configuration, and what to do about it, which no run records."""
 
+    like: str | None
     rerun: bool
     dry_run: bool
 
@@ -188,7 +156,7 @@ class DataRoot:
 class EvaluateConfig:
     """What `evaluate.py` is asked for."""
 
-    run: str
+    run: str | list[str]
     checkpoint: Literal["best", "last"]
     split: Literal["test", "val", "train"]
     device: str | None
@@ -210,6 +178,13 @@ class SynthesizeConfig:
 # ------------------------------------------------------------------------------------------------------- the checks
 
 
+# ------------------------------------------------------------------------------------------------------- the checks
+
+
+class UnknownKey(UserError):
+    """A key that no part of the configuration has; its message is the dotted key alone."""
+
+
 def check(config: Mapping[str, Any], schema: type) -> None:
     """Raises UserError, in one line that names the key, where plain `config` does not fit the dataclass `schema`."""
     hints = typing.get_type_hints(schema, include_extras=True)
@@ -228,7 +203,7 @@ def check_keys(
         if key in values:
             check_value(values[key], hint, where=f"{where}{key}")
         elif key in required:
-            raise UserError(f"{where}{key} is missing; it takes {_allowed(hint)}")
+            raise UserError(f"{where}{key} is missing; it takes {allowed(hint)}")
 
 
 def check_value(value: Any, hint: Any, *, where: str) -> None:
@@ -237,68 +212,8 @@ def check_value(value: Any, hint: Any, *, where: str) -> None:
         if not isinstance(value, Mapping):
             raise UserError(f"{where} is {value!r}; it takes keys: {', '.join(f.name for f in fields(hint))}")
         check_keys(value, typing.get_type_hints(hint, include_extras=True), where=f"{where}.")
-    elif not _fits(value, hint):
-        raise UserError(f"{where} is {shown(value)}; it takes {_allowed(hint)}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        infinite = getattr(arguments[1], "infinite", False) and isinstance(value, float)
-        return (infinite or _fits(value, arguments[0])) and value in arguments[1]
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
-    if origin is Literal:
-        return any(value == option and type(value) is type(option) for option in arguments)
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is bool:
-        return isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-    if hint is str:
-        return isinstance(value, str)
-    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
-        items = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == len(arguments)
-        return items and all(_fits(item, option) for item, option in zip(value, arguments, strict=True))
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        items = isinstance(value, Sequence) and not isinstance(value, str)
-        return items and (not arguments or all(_fits(item, arguments[0]) for item in value))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping)
-    if hint in (dict, list, tuple):
-        return isinstance(value, Mapping if hint is dict else Sequence) and not isinstance(value, str)
-    return hint is Any or hint is inspect.Parameter.empty or not _is_opaque(hint)
-
-
-def _is_opaque(hint: Any) -> bool:
-    """Whether a hint is a class such as Tensor, of which no configuration can hold a value."""
-    return isinstance(hint, type) and get_origin(hint) is None and hint not in (bool, int, float, str, type(None))
-
-
-def _allowed(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return f"{_allowed(arguments[0])} {arguments[1]}"
-    if origin in (Union, types.UnionType):
-        plain = [option for option in arguments if not _is_opaque(option)]
-        return " or ".join(dict.fromkeys(_allowed(option) for option in plain))
-    if origin is Literal:
-        return " or ".join(str(option) for option in arguments)
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list, each {_allowed(arguments[0])}" if arguments else "a list"
-    if hasattr(hint, "__dataclass_fields__") or origin is dict:
-        return "keys of its own"
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def shown(value: Any) -> str:
-    """A value as a configuration file has it, cut where it is long."""
-    text = repr(value) if isinstance(value, str) else str(value)
-    return {"None": "null", "True": "true", "False": "false"}.get(text, text[:80])
+    elif not fits(value, hint):
+        raise UserError(f"{where} is {shown(value)}; it takes {allowed(hint)}")
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:

@@ -53,7 +53,7 @@ def plan(ask: DictConfig, overrides: Sequence[str]) -> Plan:
         cfg = resumed(ask.resume, recorded, overrides)
     else:
         cfg = recorded_part(ask)
-        directory = run_directory(cfg, overrides)
+        directory = run_directory()
         if (directory / "config.yaml").exists():
             recorded = load_config(directory)
     num = num_launched() or cfg.trainer.devices

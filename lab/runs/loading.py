@@ -12,7 +12,8 @@ from torch import nn
 from yaml import YAMLError
 
 from lab.config.builders import build_model
-from lab.config.command import CONF, checked
+from lab.config.command import checked
+from lab.config.migrate import migrate
 from lab.config.schema import TrainConfig, UnknownKey, check_keys
 from lab.config.targets import SLOTS, check_foreign
 from lab.devices.device import choose_device
@@ -54,33 +55,18 @@ def load_config(directory: Path) -> DictConfig:
     """
     path = directory / "config.yaml"
     try:
-        plain = read_yaml(path)
+        plain = migrate(read_yaml(path))
         if "${" in repr(plain):
             raise ValueError("it holds ${...}, which no run records")
         for slot in SLOTS:
             check_foreign(slot, plain.get(slot), directory)
-        recorded = OmegaConf.load(path)
-        assert isinstance(recorded, DictConfig)
-        for group, options in default_options().items():  # a run from before there was such an option did as by default
-            if isinstance(plain.get(group), dict):
-                new = {key: value for key, value in options.items() if key not in plain[group]}
-                OmegaConf.update(recorded, group, new, merge=True)
-        return checked(recorded, TrainConfig)
+        return checked(OmegaConf.create(plain), TrainConfig)
     except UnknownKey as error:
         raise UserError(f"{path} holds {error}, which is no key of this version of the project") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (AssertionError, OSError, ValueError, RecursionError, OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from error
-
-
-def default_options() -> dict[str, dict[str, Any]]:
-    """The options of trainer and data that every run has, with their defaults; not where the data is."""
-    data = read_yaml(CONF / "train.yaml")["data"]
-    return {
-        "trainer": read_yaml(CONF / "trainer" / "default.yaml"),
-        "data": {key: value for key, value in data.items() if key != "root"},
-    }
 
 
 def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:

@@ -35,12 +35,16 @@ class CheckedSweeper(BasicSweeper):
         """Hydra records a sweep in its folder before anything is checked; of one that is refused, nothing stays."""
         assert self.config is not None
         refuse_launchers()
-        folder = Path(self.config.hydra.sweep.dir)
-        is_new = not folder.exists()
+        record = Path(self.config.hydra.sweep.dir).absolute() / "multirun.yaml"
+        before = record.read_bytes() if record.is_file() else None
+        made = [folder for folder in record.parents if not folder.exists()]
         try:
             super().sweep(arguments)
-        except Exception:
-            if is_new and [path.name for path in folder.glob("*")] == ["multirun.yaml"]:
-                (folder / "multirun.yaml").unlink()
-                folder.rmdir()
+        except (Exception, SystemExit):  # refused, or a dry run; where a job has begun, its folder is there too
+            if before is not None:
+                record.write_bytes(before)
+            elif [path.name for path in record.parent.glob("*")] == [record.name]:
+                record.unlink()
+                for folder in made:
+                    folder.rmdir()
             raise
