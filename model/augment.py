@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.draws import generator_for
-from model.examples import DataError
+from model.examples import DataError, Tree, are_images
 from model.net import DataSpec
 
 
@@ -18,7 +18,8 @@ class Normalize:
     """Stored inputs to network inputs, and back.
 
     Call: uint8 images [batch, channels, height, width] -> float32, scaled to [0, 1], minus `mean`, over `std` (each a
-    value a channel); float inputs [batch, features] only minus `mean`, over `std`. Empty mean and std: as they are.
+    value a channel); other tensors only minus `mean`, over `std`, and with an empty mean and std, or where they are no
+    single tensor, as they are.
     `inverse` gives the inputs before that: images as float32 in [0, 1].
     """
 
@@ -31,11 +32,11 @@ class Normalize:
         self.offset = (self.mean * 255).view(-1, 1, 1)  # for images as bytes
         self.scale = (1 / (self.std * 255)).view(-1, 1, 1)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        if inputs.dtype == torch.uint8:
+    def __call__(self, inputs: Tree) -> Tree:
+        if are_images(inputs):
             # Three vectorised passes: an operation on two types at once would be one, but a slower one.
             return inputs.float().sub_(self.offset).mul_(self.scale)
-        if not self.is_needed:
+        if not self.is_needed or not isinstance(inputs, Tensor):
             return inputs
         mean, std = self._shaped(inputs)
         return (inputs - mean) / std

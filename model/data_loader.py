@@ -1,9 +1,9 @@
 """Loaders: how examples become batches, and what is done to a batch on its way to the network.
 
 A dataset that fits in memory lives as tensors on the device of the run, and a batch is an index, a conversion and an
-augmentation there. A folder of images streams through a `DataLoader`. Both are iterables of (inputs, targets) with a
-length and `set_epoch`, and the order and the augmentation are functions of (seed, epoch, index) alone. The datasets
-themselves are in `model/datasets.py`.
+augmentation there. A folder of images streams through a `DataLoader`. Both are iterables of `Batch` with a length and
+`set_epoch`, and the order and the augmentation are functions of (seed, epoch, index) alone. The datasets themselves are
+in `model/datasets.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from model.augment import Normalize, RandomCropFlip, make_augmentation, unchanged
 from model.cache import Decoded
 from model.draws import epoch_order
-from model.examples import DataError, Examples, Folder, whole_batch
+from model.examples import DataError, Examples, Folder, Tree, tree_map, tree_split, whole_batch
 from model.net import DataSpec
 from model.splits import check_fit
 
@@ -29,8 +29,27 @@ GATHER_AT = 512  # examples taken from a dataset in memory at once: several smal
 NORMALIZED_AT_ONCE = 64 * 2**20  # numbers of a dataset (4 bytes each) that are kept as the network takes them
 
 
+class Batch(NamedTuple):
+    """What a network is given at once, on the device of the run: this process's part of it, where several train together.
+
+    inputs, targets: a tensor [n, ...], or a dict, tuple or list of them (targets: or None), normalised and augmented;
+    size: how many examples the whole batch has in all processes together.
+    """
+
+    inputs: Tree
+    targets: Tree
+    size: int
+
+    def parts(self, num: int) -> list[Batch]:
+        """The same examples in so many batches of nearly equal length; their `size` is still that of the whole."""
+        if num == 1:
+            return [self]
+        inputs, targets = (tree_split(tree, lambda t: t.tensor_split(num), num) for tree in self[:2])
+        return [Batch(*part, self.size) for part in zip(inputs, targets, strict=True)]
+
+
 class Loader(Protocol):
-    """Batches (inputs [batch, *input_shape] float, targets [batch, ...]) on the device of the run.
+    """Batches of examples, normalised and augmented, on the device of the run.
 
     `set_epoch` says which epoch the next iteration gives, and with which of its batches that starts; `close` lets go of
     processes and files.
@@ -40,7 +59,7 @@ class Loader(Protocol):
     batch_size: int  # of all processes together; the last batch may be smaller
 
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __iter__(self) -> Iterator[Batch]: ...
     def set_epoch(self, epoch: int, *, start: int = 0) -> None: ...
     def close(self) -> None: ...
 
@@ -82,13 +101,16 @@ class Batching:
         ]
         return torch.cat(orders)[: self.examples_per_epoch(num_examples)]
 
-    def batches(self, num_examples: int, epoch: int, start: int) -> Iterator[Tensor]:
-        """The indices of this process's part of each batch of an epoch, from batch number `start` on."""
+    def batches(self, num_examples: int, epoch: int, start: int) -> Iterator[tuple[Tensor, int]]:
+        """(the indices of this process's part, the size of the whole) of each batch of an epoch, from number `start` on."""
         for indices in self.order(num_examples, epoch).split(self.batch_size)[start:]:
-            part = self.part(len(indices))
-            own = indices if part == slice(0, len(indices)) else indices[part]  # a slice takes time, even of all
+            part = self.part(size := len(indices))
+            own = indices if part == slice(0, size) else indices[part]  # a slice takes time, even of all
             if len(own):
-                yield own
+                yield own, size
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
 
     def set_epoch(self, epoch: int) -> None:
         if isinstance(self.augment, RandomCropFlip):
@@ -99,12 +121,12 @@ class TensorLoader:
     """Batches of a dataset that lives as tensors on the device: no workers, no copies from the host."""
 
     def __init__(self, examples: Examples, batching: Batching) -> None:
-        self.inputs = examples.inputs.to(batching.device)
-        self.normalize: Callable[[Tensor], Tensor] = batching.normalize
-        if batching.augment is unchanged and self.inputs.numel() <= NORMALIZED_AT_ONCE:
+        self.inputs, self.targets = (tree_map(batching.to_device, tree) for tree in (examples.inputs, examples.targets))
+        self.normalize: Callable[[Tree], Tree] = batching.normalize
+        is_small = isinstance(self.inputs, Tensor) and self.inputs.numel() <= NORMALIZED_AT_ONCE
+        if batching.augment is unchanged and is_small:
             self.inputs, self.normalize = batching.normalize(self.inputs), unchanged
-        self.targets = examples.targets.to(batching.device)
-        self.batching, self.epoch, self.start = batching, 0, 0
+        self.batching, self.num_stored, self.epoch, self.start = batching, len(examples), 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
 
     def __len__(self) -> int:
@@ -117,30 +139,36 @@ class TensorLoader:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         together = max(1, GATHER_AT // self.batch_size)
         # Whole groups, wherever an epoch goes on: a batch lies alike in memory, on which the last digits may depend.
         skipped = self.start % together
-        batches = self.batching.batches(len(self.targets), self.epoch, self.start - skipped)
+        batches = self.batching.batches(self.num_stored, self.epoch, self.start - skipped)
         if together == 1:
-            yield from map(self.make, batches)
+            for own, size in batches:
+                yield Batch(*self.make(own), size)
         while group := list(itertools.islice(batches, together)):
-            inputs, targets = self.make(torch.cat(group))
-            sizes = [len(own) for own in group]
-            split = zip(inputs.split(sizes), targets.split(sizes), strict=True)
-            del inputs, targets
-            yield from itertools.islice(split, skipped, None)
+            yield from itertools.islice(self.make_several(group), skipped, None)
             skipped = 0
 
-    def make(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch of the examples at `indices` [batch]."""
+    def make_several(self, group: Sequence[tuple[Tensor, int]]) -> Iterator[Batch]:
+        """The batches of several (indices, size), gathered at once."""
+        parts, sizes = zip(*group, strict=True)
+        lengths = [len(part) for part in parts]
+        inputs, targets = (
+            tree_split(tree, lambda tensor: tensor.split(lengths), len(parts)) for tree in self.make(torch.cat(parts))
+        )
+        return map(Batch, inputs, targets, sizes)
+
+    def make(self, indices: Tensor) -> tuple[Tree, Tree]:
+        """The inputs and targets of the examples at `indices` [batch]."""
         indices = indices.to(self.batching.device)
         inputs = self.normalize(self.batching.augment(self.gather(indices), indices))
-        return inputs, self.targets.index_select(0, indices)
+        return inputs, tree_map(lambda tensor: tensor.index_select(0, indices), self.targets)
 
-    def gather(self, indices: Tensor) -> Tensor:
+    def gather(self, indices: Tensor) -> Tree:
         """The stored inputs at `indices` [batch], on the device."""
-        return self.inputs.index_select(0, indices)
+        return tree_map(lambda tensor: tensor.index_select(0, indices), self.inputs)
 
 
 class MappedLoader(TensorLoader):
@@ -150,7 +178,7 @@ class MappedLoader(TensorLoader):
         self.rows = examples.rows
         self.inputs, self.normalize = examples.pixels, batching.normalize
         self.targets = examples.targets.to(batching.device)
-        self.batching, self.epoch, self.start = batching, 0, 0
+        self.batching, self.num_stored, self.epoch, self.start = batching, len(examples), 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
 
     def gather(self, indices: Tensor) -> Tensor:
@@ -187,12 +215,11 @@ class FolderLoader:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
             self.dataloader._iterator = None
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         batches = self.batching.batches(len(self.examples), self.epoch, self.start)
-        for own, decoded in zip(batches, self._decoded(), strict=True):
-            images, indices = (part.to(self.batching.device, non_blocking=True) for part in (decoded, own))
-            targets = self.examples.targets[own].to(self.batching.device, non_blocking=True)
-            yield self.batching.normalize(self.batching.augment(images, indices)), targets
+        for (own, size), decoded in zip(batches, self._decoded(), strict=True):
+            images, indices, targets = map(self.batching.to_device, (decoded, own, self.examples.targets[own]))
+            yield Batch(self.batching.normalize(self.batching.augment(images, indices)), targets, size)
 
     def _decoded(self) -> Iterator[Tensor]:
         try:
@@ -223,7 +250,7 @@ class _Upcoming:
 
     def __iter__(self) -> Iterator[list[int]]:
         loader = self.loader
-        for own in loader.batching.batches(len(loader.examples), loader.epoch, loader.start):
+        for own, _ in loader.batching.batches(len(loader.examples), loader.epoch, loader.start):
             yield own.tolist()
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,50 +27,102 @@ class DataError(ValueError):
     for_user = True
 
 
+# ---------------------------------------------------------------------------------------------------------------- trees
+
+Tree = Any  # a tensor whose first axis counts examples, or a dict, tuple or list of trees; None: nothing
+
+
+def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Any:
+    """`function` of each tensor of a tree, in a tree of the same form; DataError where it holds anything else."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if tree is None:
+        return None
+    if isinstance(tree, Mapping):
+        return {key: tree_map(function, value) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(tree_map(function, item) for item in tree))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(tree_map(function, item) for item in tree)
+    raise DataError(
+        f"inputs and targets are tensors, or dicts, tuples or lists of tensors; given: {type(tree).__module__}."
+        f"{type(tree).__name__} (torch.as_tensor makes tensors of arrays and lists)"
+    )
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The tensors of a tree, in order."""
+    found: list[Tensor] = []
+    tree_map(found.append, tree)
+    return found
+
+
+def num_examples(tree: Tree) -> int:
+    """How many examples the tensors of a tree hold."""
+    if isinstance(tree, Tensor):
+        return len(tree)
+    return len(leaves(tree)[0])
+
+
+def tree_split(tree: Tree, split: Callable[[Tensor], Sequence[Tensor]], num: int) -> Sequence[Tree]:
+    """The `num` trees that come of splitting every tensor of a tree."""
+    if isinstance(tree, Tensor):
+        return split(tree)
+    parts = [split(tensor) for tensor in leaves(tree)]
+    rows = (iter([part[number] for part in parts]) for number in range(num))
+    return [tree_map(partial(_next_of, row), tree) for row in rows]
+
+
+def _next_of(row: Iterator[Tensor], _: Tensor) -> Tensor:
+    return next(row)
+
+
+def are_images(inputs: Tree) -> bool:
+    """Whether inputs are images as bytes, uint8 [n, channels, height, width]."""
+    return isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.dim() == 4
+
+
+# ------------------------------------------------------------------------------------------------------------- in memory
+
+
 @dataclass(frozen=True)
 class Examples:
     """A split in memory.
 
-    inputs: uint8 images [n, channels, height, width] or float32 [n, features]; targets: int64 class numbers [n], or
-    float32 [n, outputs] for regression; classes: the names of the classes, in the order of their numbers.
+    inputs, targets: a tensor [n, ...] of any type, or a dict, tuple or list of them; targets may be None. uint8 inputs
+    [n, channels, height, width] are images. targets of int64 [n] are class numbers, of float32 [n, outputs] values to be
+    met; anything else is for a loss and metrics of your own. classes: the names of the classes, in the order of their
+    numbers.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree = None
     classes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.targets):
-            raise DataError(f"{len(self.inputs)} inputs, but {len(self.targets)} targets")
-        inputs = (self.inputs.dtype, self.inputs.dim())
-        if inputs != (torch.uint8, 4) and not (inputs[0] == torch.float32 and inputs[1] >= 2):
+        for name, tree in (("inputs", self.inputs), ("targets", self.targets)):
+            for tensor in leaves(tree):
+                check_tensor(tensor, name, is_alone=tensor is tree)
+        lengths = {name: {len(t) for t in leaves(tree)} for name, tree in vars(self).items() if name != "classes"}
+        if not lengths["inputs"]:
+            raise DataError("the inputs hold no tensor")
+        if len(set.union(*lengths.values())) > 1:
+            num_inputs, num_targets = (" and ".join(map(str, sorted(sizes))) for sizes in lengths.values())
             raise DataError(
-                f"inputs are {inputs[0]} of shape {list(self.inputs.shape)}; they are torch.uint8 images [n, channels, "
-                f"height, width] or torch.float32 [n, features]"
+                f"{num_inputs} inputs, but {num_targets} targets"
+                if lengths["targets"] and lengths["inputs"] != lengths["targets"]
+                else f"the tensors of the inputs hold {num_inputs} examples; their first axes count the same ones"
             )
-        targets = (self.targets.dtype, self.targets.dim())
-        if targets not in ((torch.int64, 1), (torch.float32, 2)):
-            raise DataError(
-                f"targets are {targets[0]} of shape {list(self.targets.shape)}; they are torch.int64 class numbers [n] or "
-                f"torch.float32 values [n, outputs]"
-            )
-        for name, values in (("inputs", self.inputs), ("targets", self.targets)):
-            if values.is_floating_point() and not values.isfinite().all():
-                num_bad = int((~values.flatten(1).isfinite()).any(dim=1).sum())
-                raise DataError(
-                    f"the {name} of {num_bad} of {len(values)} examples hold nan or infinity; leave them out"
-                )
-        if not self.targets.is_floating_point() and len(self.targets):
-            low, high = int(self.targets.min()), int(self.targets.max())
-            if low < 0 or high >= len(self.classes):
-                raise DataError(f"labels from {low} to {high}, but {len(self.classes)} classes: labels count from 0")
+        if isinstance(self.targets, Tensor):
+            check_targets(self.targets, self.classes)
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return num_examples(self.inputs)
 
     def subset(self, indices: Tensor) -> Examples:
         """Only the examples at `indices` [m]."""
-        return replace(self, inputs=self.inputs[indices], targets=self.targets[indices])
+        inputs, targets = (tree_map(lambda tensor: tensor[indices], tree) for tree in (self.inputs, self.targets))
+        return replace(self, inputs=inputs, targets=targets)
 
     def in_memory(self) -> Examples:
         """Itself: a folder of images has more to do here."""
@@ -77,9 +130,54 @@ class Examples:
 
     def fingerprint(self) -> str:
         """SHA-256 of all inputs and targets."""
-        digest = hashlib.sha256(self.inputs.contiguous().numpy().data)
-        digest.update(self.targets.contiguous().numpy().data)
+        digest = hashlib.sha256()
+        for tensor in leaves((self.inputs, self.targets)):
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def check_tensor(tensor: Tensor, name: str, *, is_alone: bool) -> None:
+    """DataError where a tensor of the inputs or targets is none that a network could be trained on.
+
+    is_alone: it is all there is; a mask among several may hold infinities.
+    """
+    if tensor.requires_grad:
+        raise DataError(f"the {name} require gradients; give {name}.detach()")
+    if tensor.dim() == 0:
+        raise DataError(f"the {name} hold a single number; the first axis of a tensor counts the examples")
+    if tensor.dtype == torch.float64 and torch.get_default_dtype() != torch.float64:
+        raise DataError(
+            f"the {name} are torch.float64 of shape {list(tensor.shape)}, but networks compute in torch.float32; "
+            f"give {name}.float()"
+        )
+    if is_alone and name == "inputs" and tensor.dtype == torch.uint8 and tensor.dim() == 3:
+        raise DataError(
+            f"inputs are torch.uint8 of shape {list(tensor.shape)}; images are torch.uint8 [n, channels, height, width]: "
+            f"give inputs.unsqueeze(1)"
+        )
+    if is_alone and tensor.is_floating_point() and not tensor.isfinite().all():
+        num_bad = int((~tensor.isfinite()).reshape(len(tensor), -1).any(dim=1).sum())
+        raise DataError(f"the {name} of {num_bad} of {len(tensor)} examples hold nan or infinity; leave them out")
+
+
+def check_targets(targets: Tensor, classes: Sequence[str]) -> None:
+    """DataError where targets [n, ...] look like class numbers or values to be met, but are none."""
+    if targets.dim() == 1 and targets.dtype != torch.int64:
+        raise DataError(
+            f"targets are {targets.dtype} of shape {list(targets.shape)}; class numbers are torch.int64 [n], values "
+            f"torch.float32 [n, outputs]"
+        )
+    if targets.dim() == 1 and len(targets):
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= len(classes):
+            raise DataError(
+                f"labels from {low} to {high}, but {len(classes)} classes: labels count from 0, and `classes` names each"
+            )
+    if targets.dim() == 2 and targets.is_floating_point() and classes and targets.shape[1] != len(classes):
+        raise DataError(f"targets of {targets.shape[1]} values, but {len(classes)} classes")
+
+
+# -------------------------------------------------------------------------------------------------------------- on disk
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,11 @@ class TaskError(ValueError):
 class DataSpec:
     """What a network must know of its data: the loader makes it, the networks are built from it.
 
-    input_shape: one example's shape, (channels, height, width) for images; output_size: classes, or regressed values;
-    task: "classification" or "regression"; mean and std: a value for each channel, on the scale where a pixel is in
-    [0, 1] (empty: not normalised); classes: their names.
+    input_shape: one example's shape, (channels, height, width) for images, () where the inputs are no single tensor;
+    output_size: classes, or values for each example, 0 where the data does not tell; task: "classification",
+    "regression", or "custom" for targets of any other kind; mean and std: a value for each channel, on the scale where a
+    pixel is in [0, 1] (empty: not normalised); classes: their names; target_mean and target_std: by which targets were
+    standardised, a value for each output (empty: not at all).
     """
 
     input_shape: tuple[int, ...]
@@ -41,6 +43,8 @@ class DataSpec:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
+    target_mean: tuple[float, ...] = ()
+    target_std: tuple[float, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------------- architectures
