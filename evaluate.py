@@ -109,16 +109,14 @@ class Means:
         self.waiting, self.num_waiting = [], 0
 
 
-def predict(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
-) -> Iterator[tuple[Tensor, Tensor]]:
+def predict(model: nn.Module, batches: Iterable[Any], precision: str) -> Iterator[tuple[Tensor, Tensor]]:
     """(outputs, targets) of each batch, in evaluation mode and without gradients; the mode is put back at the end."""
     was_training = model.training
     model.eval()
     # FSDP2 would keep tensors of the inference mode, and then train with them.
     without_gradients = torch.no_grad if any(map(is_sharded, model.parameters())) else torch.inference_mode
     try:
-        for inputs, targets in batches:
+        for inputs, targets, *_ in batches:
             with without_gradients(), autocast(inputs.device, precision):
                 outputs = full_precision(model(inputs))
             yield outputs, targets
@@ -250,7 +248,9 @@ def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Mo
     """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds)."""
     state = load_tensors(path, device)
     try:
-        check_keys(state["spec"], get_type_hints(DataSpec), where="spec.")
+        check_keys(
+            state["spec"], get_type_hints(DataSpec), where="spec.", required=("input_shape", "output_size", "task")
+        )
         spec, weights, _ = DataSpec(**state["spec"]), state["model"], int(state["progress"]["epoch"])
         if spec.task not in ("classification", "regression") or len(spec.classes) not in (0, spec.output_size):
             raise ValueError(f"{spec.task} of {spec.output_size} outputs, {len(spec.classes)} classes")

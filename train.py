@@ -153,8 +153,7 @@ def train_epoch(
     title = f"epoch {progress.epoch + 1}"
     bar = run.logger.bar(loader.num_examples, title, initial=progress.batch * loader.batch_size)
     with bar, threads(learner.num_threads):
-        for inputs, targets in loader:
-            batch_size = min(loader.batch_size, loader.num_examples - progress.batch * loader.batch_size)
+        for inputs, targets, batch_size in loader:
             losses, outputs = learner.step(inputs, targets, batch_size=batch_size)
             del inputs  # the next batch takes their memory, which is in the processor's cache
             measured.add(losses, outputs, targets, batch_size=batch_size)

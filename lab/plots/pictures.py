@@ -108,7 +108,7 @@ def embedding_snapshots(val_loader: Loader) -> Snapshots:
     """The last hidden layer of some validation examples, and how many of them are classified right."""
     parts: list[tuple[Tensor, Tensor]] = []
     for batch in val_loader:
-        parts.append(batch)
+        parts.append(batch[:2])
         if sum(len(targets) for _, targets in parts) >= NUM_EMBEDDED:
             break
     inputs, targets = (torch.cat(tensors)[:NUM_EMBEDDED] for tensors in zip(*parts, strict=True))
@@ -190,7 +190,7 @@ def sample_pictures(
     """
     if not is_image(spec) or spec.task != "classification":
         return lambda epoch: None
-    inputs, targets = (batch[:12] for batch in next(iter(val_loader)))
+    inputs, targets = (tree[:12] for tree in next(iter(val_loader))[:2])
     images = Normalize(spec.mean, spec.std, inputs.device).inverse(inputs).clamp(0, 1).cpu().numpy()
 
     @torch.no_grad()
