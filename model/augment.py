@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.draws import generator_for
-from model.examples import DataError, Tree, are_images
+from model.examples import are_images
 from model.net import DataSpec
+from model.trees import DataError, Tree
 
 
 class Normalize:
