@@ -42,7 +42,7 @@ from model.net import (
     metrics_for,
     output_of,
 )
-from model.splits import Dataset, load_split
+from model.splits import Dataset, Split, load_split
 from utils import PROJECT, UserError, load_part, load_tensors, refuse_links, seed_everything, write_json
 
 FOLD_AT = 2**18  # numbers of outputs that are held back before they are added up, all at once
@@ -153,7 +153,7 @@ def build_dataset(cfg: DictConfig) -> Dataset:
     return dataset
 
 
-def load_examples(cfg: DictConfig, split: str) -> Examples | Folder:
+def load_examples(cfg: DictConfig, split: str) -> Split:
     """One split of the dataset of a configuration; DataError where there is none."""
     options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
     return load_split(build_dataset(cfg), split, **options)
@@ -174,7 +174,7 @@ def precision_of(cfg: DictConfig, device: torch.device, model: nn.Module, spec: 
 
 def make_eval_loader(
     cfg: DictConfig,
-    examples: Examples | Folder,
+    examples: Split,
     spec: DataSpec,
     device: torch.device,
     part: Callable[[int], slice] = whole,

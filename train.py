@@ -47,9 +47,8 @@ from lab.runs.provenance import code_state
 from lab.runs.run import Run, open_run
 from lab.runs.sharding import local
 from model.data_loader import Loader, check_batch_size, make_loader
-from model.examples import Examples, Folder
 from model.net import DataSpec, Loss, Metric, choose_loss, metrics_for, output_of
-from model.splits import describe
+from model.splits import Split, describe
 from utils import Diverged, OutOfMemory, UserError, nothing, seed_everything
 
 # ----------------------------------------------------------------------------------------------------------- one step
@@ -234,7 +233,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     return Setup(learner, train_loader, val_loader, spec, metrics, monitor, snapshots, training.fingerprint(), world)
 
 
-def make_train_loader(cfg: DictConfig, examples: Examples | Folder, spec: DataSpec, world: World) -> Loader:
+def make_train_loader(cfg: DictConfig, examples: Split, spec: DataSpec, world: World) -> Loader:
     """The loader of the training split, or of this process's part of it."""
     keys = ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
     options = {key: cfg.data[key] for key in keys}

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from lab.runs.logger import RunLogger, open_events, read_records
 from model.augment import Normalize
 from model.data_loader import Loader
-from model.examples import Examples, Folder
+from model.examples import Examples
 from model.layers import last_hidden
 from model.net import DataSpec, class_probabilities, is_image, output_of
+from model.splits import Split
 
 NUM_EMBEDDED = 500  # points of the t-SNE animation
 NUM_PROJECTED = 1000  # points in TensorBoard's projector, whose thumbnails fit in one sheet
@@ -59,7 +60,7 @@ class Snapshots:
         self.taken = list(state["taken"])
 
 
-def snapshots_for(spec: DataSpec, training: Examples | Folder, val_loader: Loader, device: torch.device) -> Snapshots:
+def snapshots_for(spec: DataSpec, training: Split, val_loader: Loader, device: torch.device) -> Snapshots:
     """What is worth recording: a fitted curve (a number in, a number out), class regions (two numbers in), hidden layer."""
     normalize = Normalize(spec.mean, spec.std, device)
     if (
@@ -237,7 +238,7 @@ def draw_evaluation(
     suffix: str,
     *,
     spec: DataSpec,
-    examples: Examples | Folder,
+    examples: Split,
     probabilities: Tensor,
     targets: Tensor,
     confusions: Tensor,
@@ -274,7 +275,7 @@ def draw_evaluation(
 
 
 def project(
-    directory: Path, suffix: str, *, model: nn.Module, spec: DataSpec, examples: Examples | Folder, device: torch.device
+    directory: Path, suffix: str, *, model: nn.Module, spec: DataSpec, examples: Split, device: torch.device
 ) -> None:
     """The last hidden layer of the first 1,000 examples, with labels and thumbnails, for TensorBoard's projector."""
     some = examples.subset(torch.arange(min(NUM_PROJECTED, len(examples))))
@@ -299,6 +300,6 @@ def evaluation_writer(directory: Path, suffix: str) -> Iterator[Any]:
         yield writer
 
 
-def pixels_of(examples: Examples | Folder) -> Tensor:
+def pixels_of(examples: Split) -> Tensor:
     """Images as float32 in [0, 1], [n, channels, height, width]."""
     return examples.in_memory().inputs.float() / 255
