@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -11,7 +11,10 @@ from torch import Tensor
 
 from model.augment import Normalize, RandomCropFlip
 from model.draws import epoch_order
-from model.trees import Tree, tree_split
+from model.mixing import Unmixed
+from model.streamed import Transform
+from model.transforms import transform_batch
+from model.trees import DataError, Tree, tree_split
 
 
 class Batch(NamedTuple):
@@ -65,9 +68,16 @@ class Batching:
     normalize: Normalize
     augment: Callable[[Tensor, Tensor], Tensor]  # (inputs, indices) -> inputs
     device: torch.device
+    input_shape: tuple[int, ...]
+    targets_move: bool  # they are images, to which happens what happens to the inputs
+    normalize_targets: Callable[[Tree], Tree]
+    mixing: Unmixed
+    transform: Transform | None = None  # of each example
+    of_batch: Sequence[Callable[[Batch], Batch]] = ()
     part: Callable[[int], slice] = whole  # which of a batch's examples are this process's
     passes: int = 1  # over the examples, in an epoch
     max_batches: int | None = None  # a debugging run sees only so many in an epoch
+    epoch: int = 0  # the one under way
 
     def examples_per_epoch(self, num_examples: int) -> int:
         """How many examples an epoch shows."""
@@ -95,5 +105,29 @@ class Batching:
         return tensor.to(self.device, non_blocking=True)
 
     def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.mixing.set_epoch(epoch)
         if isinstance(self.augment, RandomCropFlip):
             self.augment.set_epoch(epoch)
+
+    def finish(
+        self, inputs: Tree, targets: Tree, wanted: Tensor, normalize: Callable[[Tree], Tree]
+    ) -> tuple[Tree, Tree]:
+        """The examples that `mixing` wants, on the device, as the network takes them; normalize: of the inputs."""
+        if self.transform is not None and isinstance(inputs, Tensor) and inputs.shape[1:] != self.input_shape:
+            given, known = ("x".join(map(str, shape)) for shape in (inputs.shape[1:], self.input_shape))
+            raise DataError(
+                f"data.transform makes examples of {given}, but the network is for {known}, as validation has them; let "
+                f"the dataset itself give them in that size"
+            )
+        indices = wanted.to(self.device)
+        inputs = self.augment(inputs, indices)
+        if self.targets_move:
+            targets = self.augment(targets if targets.dim() == 4 else targets.unsqueeze(1), indices).view_as(targets)
+        return self.mixing(normalize(inputs), self.normalize_targets(targets), wanted)
+
+    def transformed(self, batch: Batch, own: Tensor) -> Batch:
+        """A finished batch of the examples `own` after the functions of a batch."""
+        if not self.of_batch:
+            return batch
+        return transform_batch(self.of_batch, batch, seed=self.seed, epoch=self.epoch, first=int(own[0]))

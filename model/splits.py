@@ -96,10 +96,12 @@ def task_of(targets: Tree, classes: Sequence[str]) -> tuple[str, int]:
     return "custom", len(classes)
 
 
-def describe(training: Split, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSpec:
-    """The DataSpec of training examples; mean and std are computed from them where they are None.
+def describe(
+    training: Split, mean: Sequence[float] | None, std: Sequence[float] | None, *, standardize: bool = False
+) -> DataSpec:
+    """The DataSpec of training examples; mean and std of images are computed from them where they are None.
 
-    Float inputs are not normalised unless mean and std are given. Where the examples are not in memory, those of images
+    standardize: so are those of other inputs, and of targets that are values. Where the examples are not in memory, they
     are estimated from 2,000 of them.
     """
     inputs, targets = training.form
@@ -109,8 +111,15 @@ def describe(training: Split, mean: Sequence[float] | None, std: Sequence[float]
             f"the training split has the one class {', '.join(training.classes)}; there is nothing to tell apart"
         )
     shape = shape_of(inputs)
-    if are_images(inputs) and (mean is None or std is None):
-        own_mean, own_std = pixel_statistics(some_of(training, STATISTICS_SIZE).inputs)
+    target_mean: Sequence[float] = ()
+    target_std: Sequence[float] = ()
+    if standardize:
+        inputs, targets = (some := some_of(training, STATISTICS_SIZE)).inputs, some.targets
+        check_standardizable(inputs)
+        if task == "regression":
+            target_mean, target_std = statistics(targets)
+    if (mean is None or std is None) and (standardize or are_images(inputs)):
+        own_mean, own_std = statistics(some_of(training, STATISTICS_SIZE).inputs)
         mean, std = mean if mean is not None else own_mean, std if std is not None else own_std
     channels = shape[0] if shape else 0
     for name, values in (("mean", mean), ("std", std)):
@@ -123,7 +132,26 @@ def describe(training: Split, mean: Sequence[float] | None, std: Sequence[float]
         mean=tuple(mean or ()),
         std=tuple(std or ()),
         classes=tuple(training.classes),
+        target_mean=tuple(target_mean),
+        target_std=tuple(target_std),
     )
+
+
+def check_standardizable(inputs: Tree) -> None:
+    """DataError where inputs have no mean and deviation."""
+    if isinstance(inputs, Tensor) and inputs.dim() >= 2 and (inputs.is_floating_point() or are_images(inputs)):
+        return
+    raise DataError("data.standardize is for tables and images; the inputs of this data are no single tensor of floats")
+
+
+def statistics(values: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each column or channel of values [n, columns, ...]; 1 for one that does not vary."""
+    if are_images(values):
+        return pixel_statistics(values)
+    columns = values.double().transpose(0, 1).flatten(1)  # [columns, all their values]
+    deviation = columns.std(dim=1, correction=0)
+    is_constant = deviation <= 1e-12 * columns.abs().amax(dim=1)
+    return columns.mean(dim=1).tolist(), torch.where(is_constant, 1.0, deviation).tolist()
 
 
 def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

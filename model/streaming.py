@@ -12,7 +12,8 @@ import torch
 
 from model.batching import Batch, Batching
 from model.examples import Folder
-from model.streamed import Streamed
+from model.streamed import Streamed, Transform
+from model.transforms import transform_each
 from model.trees import DataError, Tree, tree_map
 
 Request = tuple[int, list[int]]  # an epoch, and the indices of a batch of its examples
@@ -21,18 +22,20 @@ Request = tuple[int, list[int]]  # an epoch, and the indices of a batch of its e
 class Reader:
     """What a worker process does: makes a batch of the examples asked for. `DataLoader` calls it a dataset."""
 
-    def __init__(self, examples: Folder | Streamed, seed: int) -> None:
-        self.examples, self.seed = examples, seed
+    def __init__(self, examples: Folder | Streamed, seed: int, transform: Transform | None) -> None:
+        self.examples, self.seed, self.transform = examples, seed, transform
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitems__(self, request: Request) -> tuple[Tree, Tree]:
-        """(inputs, targets); those of image files are known without reading, and left out."""
+        """(inputs, targets), on the CPU."""
         epoch, indices = request
-        if isinstance(self.examples, Folder):
-            return self.examples.__getitems__(indices), None
-        return self.examples.read(indices, seed=self.seed, epoch=epoch)
+        options: dict[str, Any] = {"seed": self.seed, "epoch": epoch}
+        if isinstance(self.examples, Streamed):
+            return self.examples.read(indices, transform=self.transform, **options)
+        images, targets = self.examples.__getitems__(indices), self.examples.targets[indices]
+        return transform_each(self.transform, images, targets, indices, **options)
 
 
 class StreamLoader:
@@ -42,7 +45,7 @@ class StreamLoader:
         self.examples, self.batching, self.epoch, self.start = examples, batching, 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
         self.dataloader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
-            Reader(examples, batching.seed),  # type: ignore[arg-type]
+            Reader(examples, batching.seed, batching.transform),  # type: ignore[arg-type]
             batch_sampler=_Upcoming(self),  # type: ignore[arg-type]
             collate_fn=whole_batch,
             num_workers=num_workers,
@@ -69,9 +72,10 @@ class StreamLoader:
     def __iter__(self) -> Iterator[Batch]:
         batches = self.batching.batches(len(self.examples), self.epoch, self.start)
         for (own, size), read in zip(batches, self._read(), strict=True):
-            pair = (read[0], self.examples.targets[own]) if isinstance(self.examples, Folder) else read
-            inputs, targets, indices = (tree_map(self.batching.to_device, tree) for tree in (*pair, own))
-            yield Batch(self.batching.normalize(self.batching.augment(inputs, indices)), targets, size)
+            inputs, targets = (tree_map(self.batching.to_device, tree) for tree in read)
+            wanted = self.batching.mixing.wanted(own)
+            pair = self.batching.finish(inputs, targets, wanted, self.batching.normalize)
+            yield self.batching.transformed(Batch(*pair, size), own)
 
     def _read(self) -> Iterator[tuple[Tree, Tree]]:
         try:
@@ -120,4 +124,4 @@ class _Upcoming:
     def __iter__(self) -> Iterator[Request]:
         loader = self.loader
         for own, _ in loader.batching.batches(len(loader.examples), loader.epoch, loader.start):
-            yield loader.epoch, own.tolist()
+            yield loader.epoch, loader.batching.mixing.wanted(own).tolist()

@@ -86,10 +86,17 @@ class DataOptions:
     drop_last: bool
     crop_padding: Annotated[int, Range(0)]
     flip: bool | Literal["alternate"]
+    mixup: Annotated[float, Range(0)]
+    cutmix: Annotated[float, Range(0)]
+    transform: dict[str, Any] | list[dict[str, Any]] | None
+    collate_fn: dict[str, Any] | None
     passes: Count
     mean: list[float] | None
     std: list[Positive] | None
+    standardize: bool
     limit: Count | None
+    limit_val: Count | None
+    limit_test: Count | None
     max_batches: Count | None
 
 
