@@ -155,8 +155,9 @@ def build_dataset(cfg: DictConfig) -> Dataset:
 
 def load_examples(cfg: DictConfig, split: str) -> Split:
     """One split of the dataset of a configuration; DataError where there is none."""
-    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
-    return load_split(build_dataset(cfg), split, **options)
+    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed")}
+    limit = cfg.data["limit" if split == "train" else f"limit_{split}"]
+    return load_split(build_dataset(cfg), split, limit=limit, **options)
 
 
 def build_model(cfg: DictConfig, spec: DataSpec) -> nn.Module:

@@ -201,7 +201,7 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
     data = cfg.data
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
     check_batch_size(data.batch_size, len(training))  # before a folder is decoded
-    spec = describe(training, data.mean, data.std)
+    spec = describe(training, data.mean, data.std, standardize=data.standardize)
     model = build_model(cfg, spec)
     loss = choose_loss(cfg.trainer.loss, spec, output_of(model))
     metrics = metrics_for(spec.task)
@@ -235,7 +235,17 @@ def set_up(cfg: DictConfig, world: World | None = None) -> Setup:
 
 def make_train_loader(cfg: DictConfig, examples: Split, spec: DataSpec, world: World) -> Loader:
     """The loader of the training split, or of this process's part of it."""
-    keys = ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
+    keys = (
+        "batch_size",
+        "drop_last",
+        "crop_padding",
+        "flip",
+        "mixup",
+        "cutmix",
+        "passes",
+        "num_workers",
+        "max_batches",
+    )
     options = {key: cfg.data[key] for key in keys}
     return make_loader(examples, spec, shuffle=True, seed=cfg.seed, device=world.device, part=world.part, **options)
 
