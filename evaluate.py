@@ -28,11 +28,11 @@ from lab.runs.loading import find_run, load_config, load_model, load_run
 from lab.runs.lock import refuse_links
 from lab.runs.meter import Meter
 from lab.runs.reading import printable
-from model.data_loader import Batch
-from model.examples import num_examples
+from model.batching import Batch
 from model.losses import Loss, of_own_loss, per_example
 from model.metrics import class_report, count_confusions
 from model.net import class_probabilities, output_of
+from model.trees import num_examples
 from utils import UserError, seed_everything, write_json
 
 __all__ = ["evaluate_run", "load_run", "measure", "predict"]

@@ -30,8 +30,8 @@ from lab.plots.pictures import Pictures
 from lab.runs.directory import is_due, plan
 from lab.runs.progress import CALMER, Progress, TrainingMeter, check_outcome
 from lab.runs.run import Record, Run, memory_explained
-from model.data_loader import Batch
-from model.examples import tree_cat, tree_map
+from model.batching import Batch
+from model.trees import tree_cat, tree_map
 from utils import Diverged, RandomState, nothing, seed_everything
 
 

@@ -54,7 +54,7 @@ def stream(loader: Loader) -> Iterator[float]:
     for epoch in range(1, NUM_ROUNDS + 2):
         loader.set_epoch(epoch)
         started = time.perf_counter()
-        num_images = sum(len(targets) for _, targets in loader)
+        num_images = sum(len(targets) for _, targets, _ in loader)
         yield num_images / (time.perf_counter() - started)
     loader.close()
 

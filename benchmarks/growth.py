@@ -50,7 +50,7 @@ def measure(batch_size: int, dataset_size: int, width: int) -> dict[str, float]:
         loader.set_epoch(epoch)
         if epoch == 2:
             num_examples, started = 0, time.perf_counter()
-        for inputs, targets in loader:
+        for inputs, targets, _ in loader:
             losses, outputs = learner.step(inputs, targets)
             measured.add(losses, outputs, targets, batch_size=len(targets))
             num_examples += len(targets)

@@ -51,7 +51,7 @@ def seconds_per_step(setup: Setup, *, exchange: bool) -> float:
     for _ in range(NUM_ROUNDS + 1):  # the first one warms up
         setup.world.sum(torch.zeros(1))  # all start together
         started = time.perf_counter()
-        for inputs, targets in batches:
+        for inputs, targets, _ in batches:
             learner.step(inputs, targets, batch_size=loader.batch_size)
         rounds.append((time.perf_counter() - started) / len(batches))
     learner.forward = wrapped

@@ -26,7 +26,6 @@ import startup
 import torch
 from omegaconf import DictConfig, OmegaConf
 from references import Bare, Case, Example, now, run_lightning
-from torch import Tensor
 
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
@@ -37,6 +36,7 @@ from lab.runs.directory import recorded_part
 from lab.runs.logger import RunLogger
 from lab.runs.progress import Measured, Progress
 from lab.runs.run import Run
+from model.data_loader import Batch
 from train import Setup, set_up, train_epoch
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +87,7 @@ class Paused:
     def close(self) -> None:
         self.loader.close()
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         batches = iter(self.loader)
         for _ in range(len(self.loader)):
             if self.step == self.num_steps:

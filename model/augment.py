@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.draws import generator_for
-from model.examples import DataError, Tree, are_images
+from model.examples import are_images
 from model.net import DataSpec
+from model.trees import DataError, Tree
 
 
 class Normalize:
@@ -97,8 +98,20 @@ class RandomCropFlip:
         return padded[batch[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def has_axes(targets: Tree) -> bool:
+    """Whether targets have axes of their own, or parts, that may be places in an image."""
+    return targets is not None and (not isinstance(targets, Tensor) or targets.dim() > 2)
+
+
+def are_dense(targets: Tree, spec: DataSpec) -> bool:
+    """Whether targets are images themselves, [n, height, width] or [n, channels, height, width], as large as the inputs."""
+    is_image = isinstance(targets, Tensor) and targets.dim() in (3, 4) and len(spec.input_shape) == 3
+    return is_image and tuple(targets.shape[-2:]) == tuple(spec.input_shape[1:])
+
+
 def make_augmentation(
     spec: DataSpec,
+    targets: Tree,
     *,
     padding: int,
     flip: bool | Literal["alternate"],
@@ -107,13 +120,21 @@ def make_augmentation(
     seed: int,
     device: torch.device,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """What is done to the inputs of a batch, given with their indices; DataError where it does not suit the data."""
+    """What is done to the images of a batch, given with their indices; DataError where it does not suit the data.
+
+    targets: of some examples. Those that are images themselves must be as large, to be moved alike.
+    """
     if not padding and not flip:
         return unchanged
     if len(spec.input_shape) != 3:
         raise DataError("data.crop_padding and data.flip are for images; the examples of this data are none")
     if padding >= min(spec.input_shape[1:]):
         raise DataError(f"data.crop_padding is {padding}; it must be less than the images' size, {spec.input_shape}")
+    if has_axes(targets) and not are_dense(targets, spec):
+        raise DataError(
+            "data.crop_padding and data.flip move an image, but not its targets, which are no class numbers, values, or "
+            "images of the same size; augment them in the dataset, or with data.transform"
+        )
     if passes > 1:
         raise DataError("data.passes above 1 would augment an image alike in each pass; take more epochs instead")
     return RandomCropFlip(padding=padding, flip=flip, num_examples=num_examples, seed=seed, device=device)

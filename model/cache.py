@@ -15,7 +15,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from model.examples import DataError, Examples, Folder, whole_batch
+from model.examples import Examples, Folder
+from model.streaming import whole_batch
+from model.trees import DataError
 
 DECODED_AT_ONCE = 256  # images
 

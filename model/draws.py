@@ -1,7 +1,13 @@
-"""What is drawn at random of the data: functions of (seed, epoch) alone, whatever ran before."""
+"""What is drawn at random of the data: functions of (seed, epoch, index) alone, whatever ran before."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,3 +23,24 @@ def epoch_order(num_examples: int, *, shuffle: bool, seed: int, epoch: int) -> T
     if not shuffle:
         return torch.arange(num_examples)
     return torch.randperm(num_examples, generator=generator_for(seed, epoch))
+
+
+def seed_example(seed: int, epoch: int, index: int) -> None:
+    """Seeds the generators that code of anyone's draws from (torch's on the CPU, numpy's, Python's) for one example."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {index}".encode(), digest_size=8).digest()
+    number = int.from_bytes(digest, "little")
+    torch.default_generator.manual_seed(number % 2**63)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Puts those generators back at the end: what is drawn inside disturbs no dropout."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

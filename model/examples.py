@@ -6,87 +6,16 @@ Nothing here knows where they come from (datasets.py), nor what becomes of them 
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# What an image file may really hold. Pillow goes by the content, and has readers that start other programs: not for these.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-
-
-class DataError(ValueError):
-    """Data that is missing, damaged or unfit; the message is one line for the user."""
-
-    for_user = True
-
-
-# ---------------------------------------------------------------------------------------------------------------- trees
-
-Tree = Any  # a tensor whose first axis counts examples, or a dict, tuple or list of trees; None: nothing
-
-
-def tree_map(function: Callable[[Tensor], Any], tree: Tree) -> Any:
-    """`function` of each tensor of a tree, in a tree of the same form; DataError where it holds anything else."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if tree is None:
-        return None
-    if isinstance(tree, Mapping):
-        return {key: tree_map(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(tree_map(function, item) for item in tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(tree_map(function, item) for item in tree)
-    raise DataError(
-        f"inputs and targets are tensors, or dicts, tuples or lists of tensors; given: {type(tree).__module__}."
-        f"{type(tree).__name__} (torch.as_tensor makes tensors of arrays and lists)"
-    )
-
-
-def leaves(tree: Tree) -> list[Tensor]:
-    """The tensors of a tree, in order."""
-    found: list[Tensor] = []
-    tree_map(found.append, tree)
-    return found
-
-
-def tree_cat(trees: Sequence[Tree]) -> Any:
-    """The examples of several trees of one form in one, each tensor of it from theirs one after the other."""
-    first = trees[0]
-    if len(trees) == 1 or first is None:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat(trees)  # type: ignore[arg-type]
-    if isinstance(first, Mapping):
-        return {key: tree_cat([tree[key] for tree in trees]) for key in first}
-    return type(first)(tree_cat(parts) for parts in zip(*trees, strict=True))
-
-
-def num_examples(tree: Tree) -> int:
-    """How many examples the tensors of a tree hold."""
-    if isinstance(tree, Tensor):
-        return len(tree)
-    return len(leaves(tree)[0])
-
-
-def tree_split(tree: Tree, split: Callable[[Tensor], Sequence[Tensor]], num: int) -> Sequence[Tree]:
-    """The `num` trees that come of splitting every tensor of a tree."""
-    if isinstance(tree, Tensor):
-        return split(tree)
-    parts = [split(tensor) for tensor in leaves(tree)]
-    rows = (iter([part[number] for part in parts]) for number in range(num))
-    return [tree_map(partial(_next_of, row), tree) for row in rows]
-
-
-def _next_of(row: Iterator[Tensor], _: Tensor) -> Tensor:
-    return next(row)
+from model.images import read_image
+from model.trees import DataError, Tree, leaves, num_examples, tree_map
 
 
 def are_images(inputs: Tree) -> bool:
@@ -136,6 +65,11 @@ class Examples:
         inputs, targets = (tree_map(lambda tensor: tensor[indices], tree) for tree in (self.inputs, self.targets))
         return replace(self, inputs=inputs, targets=targets)
 
+    @property
+    def form(self) -> tuple[Tree, Tree]:
+        """Inputs and targets of at least one example."""
+        return self.inputs, self.targets
+
     def in_memory(self) -> Examples:
         """Itself: a folder of images has more to do here."""
         return self
@@ -146,6 +80,11 @@ class Examples:
         for tensor in leaves((self.inputs, self.targets)):
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def are_class_numbers(targets: Tree) -> bool:
+    """Whether targets are one class number for each example."""
+    return isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point()
 
 
 def check_tensor(tensor: Tensor, name: str, *, is_alone: bool) -> None:
@@ -172,6 +111,15 @@ def check_tensor(tensor: Tensor, name: str, *, is_alone: bool) -> None:
         raise DataError(f"the {name} of {num_bad} of {len(tensor)} examples hold nan or infinity; leave them out")
 
 
+def check_labels(targets: Tensor, classes: Sequence[str], *, of: str = "") -> None:
+    """DataError where class numbers [n] are not all numbers of the classes named."""
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(
+            f"labels{of} from {low} to {high}, but {len(classes)} classes: labels count from 0, and `classes` names each"
+        )
+
+
 def check_targets(targets: Tensor, classes: Sequence[str]) -> None:
     """DataError where targets [n, ...] look like class numbers or values to be met, but are none."""
     if targets.dim() == 1 and targets.dtype != torch.int64:
@@ -180,11 +128,7 @@ def check_targets(targets: Tensor, classes: Sequence[str]) -> None:
             f"torch.float32 [n, outputs]"
         )
     if targets.dim() == 1 and len(targets):
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= len(classes):
-            raise DataError(
-                f"labels from {low} to {high}, but {len(classes)} classes: labels count from 0, and `classes` names each"
-            )
+        check_labels(targets, classes)
     if targets.dim() == 2 and targets.is_floating_point() and classes and targets.shape[1] != len(classes):
         raise DataError(f"targets of {targets.shape[1]} values, but {len(classes)} classes")
 
@@ -219,6 +163,11 @@ class Folder:
         """Only the examples at `indices` [m]."""
         return replace(self, files=[self.files[i] for i in indices.tolist()], targets=self.targets[indices])
 
+    @property
+    def form(self) -> tuple[Tensor, Tensor]:
+        """An image as it would be, and the targets."""
+        return torch.empty(1, 3, self.image_size, self.image_size, dtype=torch.uint8), self.targets
+
     def fingerprint(self) -> str:
         """SHA-256 of the files' names, sizes and targets; their content is not read."""
         listing = "\n".join(
@@ -238,23 +187,3 @@ class Folder:
 def whole_batch(images: Any) -> Any:
     """What a `DataLoader` over a folder is to make of a batch: nothing, for it is whole already."""
     return images
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    """An image file as uint8 [3, size, size]; DataError with the file's name where it cannot be decoded."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=IMAGE_FORMATS) as file:
-                # Pillow cuts 16 bits off at 255 where it should scale them.
-                deep = file.mode.startswith("I")
-                image = Image.fromarray((np.asarray(file) / 257).astype(np.uint8)) if deep else file
-                image = image.convert("RGB")
-                if image.size != (size, size):
-                    image = image.resize((size, size), Image.Resampling.BILINEAR)
-                return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = str(error).replace(f" {str(path)!r}", "") or type(error).__name__
-        raise DataError(f"{path} is not an image that can be read ({reason}); mend or remove it") from error

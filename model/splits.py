@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from model.draws import epoch_order, generator_for
-from model.examples import DataError, Examples, Folder, Tree, are_images, num_examples
+from model.examples import Examples, Folder, are_class_numbers, are_images
 from model.net import DataSpec
+from model.streamed import Streamed, is_map_style, stream, what_failed
+from model.trees import DataError, Tree, num_examples
 
-FOLDER_STATISTICS_SIZE = 2000  # images of a folder from which its mean and std are estimated
+STATISTICS_SIZE = 2000  # examples that are not in memory from which their mean and std are estimated
+
+Split = Examples | Folder | Streamed
+Dataset = Callable[[str], Any]  # "train", "val" or "test" -> that split, as `load_split` takes it
 
 
-Dataset = Callable[[str], "Examples | Folder | None"]  # "train", "val" or "test" -> that split; None where it has none
+def dataset_of(target: Callable[..., Any], root: str, **keys: Any) -> Dataset:
+    """The dataset that a function or a class of (split, root, **keys) makes.
+
+    A function gives None for a split that it does not have; a class names those that it has in its attribute `splits`, or
+    has train and test.
+    """
+    known = getattr(target, "splits", ("train", "test")) if isinstance(target, type) else ("train", "val", "test")
+    return lambda split: target(split, root, **keys) if split in known else None
 
 
 def load_split(
     dataset: Dataset, split: str, *, val_fraction: float, split_seed: int, limit: int | None = None
-) -> Examples | Folder:
-    """One split of a dataset; "val" is cut off "train" where the dataset has none of its own.
+) -> Split:
+    """One split of a dataset, which gives `Examples`, a `Folder`, a map-style `torch.utils.data.Dataset`, or None for a
+    split that it does not have; "val" is cut off "train" where it has none.
 
     limit: only so many examples, drawn with `split_seed`. Raises DataError where there is no such split.
     """
-    own_val = dataset("val") if split in ("train", "val") else None
-    examples = own_val if split == "val" and own_val is not None else dataset("test" if split == "test" else "train")
+    own_val = make_split(dataset, "val") if split in ("train", "val") else None
+    examples = own_val if split == "val" and own_val is not None else None
+    examples = examples or make_split(dataset, "test" if split == "test" else "train")
     if examples is None:
         raise DataError(f"the dataset has no {split} split")
     if split in ("train", "val") and own_val is None:
@@ -36,6 +52,24 @@ def load_split(
     if limit is not None and limit < len(examples):
         examples = examples.subset(epoch_order(len(examples), shuffle=True, seed=split_seed, epoch=0)[:limit])
     return examples
+
+
+def make_split(dataset: Dataset, split: str) -> Split | None:
+    """What a dataset gives for a split, checked; DataError, with the place in its code, where that fails."""
+    try:
+        made = dataset(split)
+    except Exception as error:
+        if getattr(error, "for_user", False):
+            raise
+        raise DataError(f"the {split} split of the data cannot be made ({what_failed(error)})") from error
+    if made is None or isinstance(made, Split):
+        return made
+    if isinstance(made, IterableDataset) or is_map_style(made):
+        return stream(made)
+    raise DataError(
+        f"the {split} split of the data is a {type(made).__name__}; it is a model.examples.Examples(inputs, targets, "
+        f"classes), a torch.utils.data.Dataset, or None where there is no such split"
+    )
 
 
 def split_indices(targets: Tree, fraction: float, seed: int, *, num: int | None = None) -> tuple[Tensor, Tensor]:
@@ -53,11 +87,6 @@ def split_indices(targets: Tree, fraction: float, seed: int, *, num: int | None 
     return training, validation
 
 
-def are_class_numbers(targets: Tree) -> bool:
-    """Whether targets are one class number for each example."""
-    return isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point()
-
-
 def task_of(targets: Tree, classes: Sequence[str]) -> tuple[str, int]:
     """(the task that targets set, how many values a network for it gives each example; 0 where they do not tell)."""
     if are_class_numbers(targets):
@@ -67,20 +96,30 @@ def task_of(targets: Tree, classes: Sequence[str]) -> tuple[str, int]:
     return "custom", len(classes)
 
 
-def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Sequence[float] | None) -> DataSpec:
-    """The DataSpec of training examples; mean and std are computed from them where they are None.
+def describe(
+    training: Split, mean: Sequence[float] | None, std: Sequence[float] | None, *, standardize: bool = False
+) -> DataSpec:
+    """The DataSpec of training examples; mean and std of images are computed from them where they are None.
 
-    Float inputs are not normalised unless mean and std are given. A folder's are estimated from 2,000 of its images.
+    standardize: so are those of other inputs, and of targets that are values. Where the examples are not in memory, they
+    are estimated from 2,000 of them.
     """
-    sample = training.in_memory() if isinstance(training, Examples) else some_of(training, FOLDER_STATISTICS_SIZE)
-    task, output_size = task_of(sample.targets, training.classes)
+    inputs, targets = training.form
+    task, output_size = task_of(targets, training.classes)
     if task == "classification" and len(training.classes) < 2:
         raise DataError(
             f"the training split has the one class {', '.join(training.classes)}; there is nothing to tell apart"
         )
-    shape = tuple(sample.inputs.shape[1:]) if isinstance(sample.inputs, Tensor) else ()
-    if are_images(sample.inputs):
-        own_mean, own_std = pixel_statistics(sample.inputs)
+    shape = shape_of(inputs)
+    target_mean: Sequence[float] = ()
+    target_std: Sequence[float] = ()
+    if standardize:
+        inputs, targets = (some := some_of(training, STATISTICS_SIZE)).inputs, some.targets
+        check_standardizable(inputs)
+        if task == "regression":
+            target_mean, target_std = statistics(targets)
+    if (mean is None or std is None) and (standardize or are_images(inputs)):
+        own_mean, own_std = statistics(some_of(training, STATISTICS_SIZE).inputs)
         mean, std = mean if mean is not None else own_mean, std if std is not None else own_std
     channels = shape[0] if shape else 0
     for name, values in (("mean", mean), ("std", std)):
@@ -93,7 +132,26 @@ def describe(training: Examples | Folder, mean: Sequence[float] | None, std: Seq
         mean=tuple(mean or ()),
         std=tuple(std or ()),
         classes=tuple(training.classes),
+        target_mean=tuple(target_mean),
+        target_std=tuple(target_std),
     )
+
+
+def check_standardizable(inputs: Tree) -> None:
+    """DataError where inputs have no mean and deviation."""
+    if isinstance(inputs, Tensor) and inputs.dim() >= 2 and (inputs.is_floating_point() or are_images(inputs)):
+        return
+    raise DataError("data.standardize is for tables and images; the inputs of this data are no single tensor of floats")
+
+
+def statistics(values: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each column or channel of values [n, columns, ...]; 1 for one that does not vary."""
+    if are_images(values):
+        return pixel_statistics(values)
+    columns = values.double().transpose(0, 1).flatten(1)  # [columns, all their values]
+    deviation = columns.std(dim=1, correction=0)
+    is_constant = deviation <= 1e-12 * columns.abs().amax(dim=1)
+    return columns.mean(dim=1).tolist(), torch.where(is_constant, 1.0, deviation).tolist()
 
 
 def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -112,20 +170,25 @@ def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def some_of(folder: Folder, number: int) -> Examples:
-    """Up to `number` images of a folder, the same ones each time, decoded."""
-    return folder.subset(epoch_order(len(folder), shuffle=True, seed=0, epoch=0)[:number]).in_memory()
+def some_of(examples: Split, number: int) -> Examples:
+    """Examples in memory, or up to `number` of those that are not, the same ones each time."""
+    if isinstance(examples, Examples):
+        return examples
+    return examples.subset(epoch_order(len(examples), shuffle=True, seed=0, epoch=0)[:number]).in_memory()
 
 
-def check_fit(examples: Examples | Folder, spec: DataSpec) -> None:
+def shape_of(inputs: Tree) -> tuple[int, ...]:
+    """The shape of one example, () where inputs are no single tensor."""
+    return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
+
+
+def check_fit(examples: Split, spec: DataSpec) -> None:
     """DataError where examples are not of the shape and the classes that networks for `spec` are built for."""
-    shape: Sequence[int] = (3, *[examples.image_size] * 2) if isinstance(examples, Folder) else ()
-    if isinstance(examples, Examples) and isinstance(examples.inputs, Tensor):
-        shape = examples.inputs.shape[1:]
-    if tuple(shape) != tuple(spec.input_shape):
+    inputs, targets = examples.form
+    if (shape := shape_of(inputs)) != tuple(spec.input_shape):
         given, known = ("x".join(map(str, sizes)) or "of their own" for sizes in (shape, spec.input_shape))
         raise DataError(f"the examples are of shape {given}, but the network is for {known}")
-    task, output_size = task_of(examples.targets, examples.classes)
+    task, output_size = task_of(targets, examples.classes)
     if task != spec.task:
         raise DataError(f"the examples are for {task}, the network for {spec.task}")
     if task == "regression" and output_size != spec.output_size:

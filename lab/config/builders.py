@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +12,28 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from lab.config.targets import build, is_share, own_keys, resolve_target
+from lab.config.slots import own_keys, resolve_target
+from lab.config.targets import build, is_share, made
 from model.data_loader import Loader, check_batch_size, make_loader, whole
-from model.examples import Examples, Folder
 from model.layers import initialize
 from model.losses import Loss, check_loss, default_loss
-from model.metrics import default_metrics
+from model.metrics import Metric, default_metrics, mean_of
 from model.net import DataSpec, is_image
 from model.schedule import Schedule
-from model.splits import Dataset, describe, load_split
+from model.splits import Dataset, Split, dataset_of, describe, load_split
 from utils import UserError
 
-TRAIN_LOADER = ("batch_size", "drop_last", "crop_padding", "flip", "passes", "num_workers", "max_batches")
+TRAIN_LOADER = (
+    "batch_size",
+    "drop_last",
+    "crop_padding",
+    "flip",
+    "mixup",
+    "cutmix",
+    "passes",
+    "num_workers",
+    "max_batches",
+)
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
@@ -35,7 +45,7 @@ class Data:
     train: Loader
     val: Loader
     spec: DataSpec
-    examples: Examples | Folder  # the training split
+    examples: Split  # of training
     fingerprint: str
 
     def close(self) -> None:
@@ -45,25 +55,21 @@ class Data:
 
 
 def build_dataset(cfg: DictConfig) -> Dataset:
-    """The dataset function of a configuration, with its keys filled in: it takes a split's name."""
-    function, keys = resolve_target("data", cfg.data), own_keys("data", cfg.data)
-
-    def dataset(split: str) -> Examples | Folder | None:
-        try:
-            return function(split, cfg.data.root, **keys)
-        except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
-            if getattr(error, "for_user", False):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"data: {cfg.data._target_} cannot make its {split} split with {keys}: {reason}") from error
-
-    return dataset
+    """The dataset of a configuration, with its keys filled in: it takes a split's name."""
+    return dataset_of(resolve_target("data", cfg.data), cfg.data.root, **made(own_keys("data", cfg.data), "data", None))
 
 
-def load_examples(cfg: DictConfig, split: str) -> Examples | Folder:
+def load_examples(cfg: DictConfig, split: str) -> Split:
     """One split of the dataset of a configuration; DataError where there is none."""
-    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed", "limit")}
-    return load_split(build_dataset(cfg), split, **options)
+    options = {key: cfg.data[key] for key in ("val_fraction", "split_seed")}
+    limit = cfg.data["limit" if split == "train" else f"limit_{split}"]
+    return load_split(build_dataset(cfg), split, limit=limit, **options)
+
+
+def build_transforms(cfg: DictConfig, *names: str) -> list[Any]:
+    """What is done to each example or batch, in that order."""
+    built = [build(f"data.{name}", cfg.data[name]) for name in names]
+    return [one for some in built for one in (some if isinstance(some, list) else [some]) if one is not None]
 
 
 def load_data(
@@ -72,8 +78,10 @@ def load_data(
     """The loaders of a run, or of one of so many processes' part of them; UserError or DataError for what is not right."""
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
     check_batch_size(cfg.data.batch_size, len(training))  # before a folder is decoded
-    spec = describe(training, cfg.data.mean, cfg.data.std)
-    options = {key: cfg.data[key] for key in TRAIN_LOADER}
+    spec = describe(training, cfg.data.mean, cfg.data.std, standardize=cfg.data.standardize)
+    options = {key: cfg.data[key] for key in TRAIN_LOADER} | {
+        "transform": build_transforms(cfg, "augment", "transform")
+    }
     train = make_loader(training, spec, shuffle=True, seed=cfg.seed, device=device, part=part, **options)
     data = Data(train, make_eval_loader(cfg, validation, spec, device, part), spec, training, training.fingerprint())
     check_shares(data, num_processes, accumulate=cfg.trainer.accumulate)
@@ -82,13 +90,14 @@ def load_data(
 
 def make_eval_loader(
     cfg: DictConfig,
-    examples: Examples | Folder,
+    examples: Split,
     spec: DataSpec,
     device: torch.device,
     part: Callable[[int], slice] = whole,
 ) -> Loader:
     """The loader that measures: training's validation and the command's evaluation go through the same batches."""
-    options = {"num_workers": cfg.data.num_workers, "max_batches": cfg.data.max_batches, "part": part}
+    options = {key: cfg.data[key] for key in ("num_workers", "max_batches")} | {"part": part}
+    options["transform"] = build_transforms(cfg, "transform")
     return make_loader(examples, spec, batch_size=cfg.data.eval_batch_size, device=device, **options)
 
 
@@ -146,11 +155,11 @@ def check_smallest_part(model: nn.Module, data: Data, num_processes: int, *, acc
 
 def build_loss(cfg: DictConfig, spec: DataSpec, model: nn.Module) -> Loss | None:
     """The loss of a configuration, None for the network's own; TaskError where it does not go with data and network."""
-    if cfg.loss._target_ == "auto":
+    loss = build("loss", cfg.loss, spec=spec)
+    if loss == "auto":
         return default_loss(spec, model)
-    if cfg.loss._target_ == "own":
+    if loss == "own":
         return None
-    loss = build("loss", cfg.loss)
     check_loss(loss, spec, model)
     return loss
 
@@ -159,7 +168,25 @@ def build_metrics(cfg: DictConfig, spec: DataSpec) -> dict[str, Any]:
     """The metrics of a configuration by name, or those of the task where it names none."""
     if not cfg.metrics:
         return default_metrics(spec)
-    return {name: build("metrics", node) for name, node in cfg.metrics.items()}
+    built = build("metrics", cfg.metrics, spec=spec)
+    return {name: as_metric(name, one, cfg.metrics[name].get("higher_is_better")) for name, one in built.items()}
+
+
+def as_metric(name: str, built: Any, higher_is_better: bool | None) -> Any:
+    """What a node of metrics gives, with its direction; a plain function is the metric of its mean."""
+    known = getattr(built, "higher_is_better", None) if higher_is_better is None else higher_is_better
+    if known is None:
+        raise UserError(
+            f"metrics.{name} does not say what is better; add metrics.{name}.higher_is_better=true or false"
+        )
+    if isinstance(built, Metric):
+        return replace(built, higher_is_better=known)
+    if not hasattr(built, "update"):
+        return mean_of(built, higher_is_better=known)
+    if hasattr(built, "persistent"):  # torchmetrics: its state is a part of checkpoints
+        built.persistent(True)
+    built.higher_is_better = known
+    return built
 
 
 def computing_options(cfg: DictConfig, data: Data) -> dict[str, Any]:

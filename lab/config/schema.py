@@ -29,11 +29,14 @@ class DataOptions:
     drop_last: bool
     crop_padding: Annotated[int, Range(0)]
     flip: bool | Literal["alternate"]
+    mixup: Annotated[float, Range(0)]
+    cutmix: Annotated[float, Range(0)]
+    transform: dict[str, Any] | list[dict[str, Any]] | None
+    augment: dict[str, Any] | list[dict[str, Any]] | None
     passes: Count
     mean: list[float] | None
     std: list[Positive] | None
     standardize: bool
-    transform: dict[str, Any] | list[dict[str, Any]] | None
     skip_broken: bool
     limit: Count | None
     limit_val: Count | None

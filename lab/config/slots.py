@@ -48,13 +48,15 @@ SLOTS = {
     "optimizer": Slot("torch.optim.Optimizer", 1, OptimizerOptions),
     "scheduler": Slot("torch.optim.lr_scheduler.LRScheduler", 1, SchedulerOptions),
 }
-TRANSFORM = Slot("torch.nn.Module", arguments=1, methods=("__call__",))  # data.transform, or each of a list of them
+TRANSFORM = Slot(
+    "torch.nn.Module", arguments=1, methods=("__call__",)
+)  # data.transform or augment, or each of a list of them
 PART = Slot("torch.nn.Module")  # a node within a node
 
 
 def slot_at(where: str) -> Slot:
     """The slot that a node stands in, by its dotted key."""
-    if re.fullmatch(r"data\.transform(\.\d+)?", where):
+    if re.fullmatch(r"data\.(transform|augment)(\.\d+)?", where):
         return TRANSFORM
     top, *rest = where.split(".")
     return SLOTS[top] if len(rest) == (top == "metrics") else PART

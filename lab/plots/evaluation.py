@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lab.runs.logger import open_events
 from model.augment import Normalize
-from model.examples import Examples, Folder
 from model.layers import last_hidden
 from model.net import DataSpec, class_probabilities, is_image, output_of
+from model.splits import Split
 
 NUM_PROJECTED = 1000  # points in TensorBoard's projector, whose thumbnails fit in one sheet
 
@@ -24,7 +24,7 @@ def draw_evaluation(
     suffix: str,
     *,
     spec: DataSpec,
-    examples: Examples | Folder,
+    examples: Split,
     probabilities: Tensor,
     targets: Tensor,
     confusions: Tensor,
@@ -61,7 +61,7 @@ def draw_evaluation(
 
 
 def project(
-    directory: Path, suffix: str, *, model: nn.Module, spec: DataSpec, examples: Examples | Folder, device: torch.device
+    directory: Path, suffix: str, *, model: nn.Module, spec: DataSpec, examples: Split, device: torch.device
 ) -> None:
     """The last hidden layer of the first 1,000 examples, with labels and thumbnails, for TensorBoard's projector."""
     some = examples.subset(torch.arange(min(NUM_PROJECTED, len(examples))))
@@ -86,6 +86,6 @@ def evaluation_writer(directory: Path, suffix: str) -> Iterator[Any]:
         yield writer
 
 
-def pixels_of(examples: Examples | Folder) -> Tensor:
+def pixels_of(examples: Split) -> Tensor:
     """Images as float32 in [0, 1], [n, channels, height, width]."""
     return examples.in_memory().inputs.float() / 255

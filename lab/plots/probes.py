@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from model.augment import Normalize
-from model.data_loader import Loader
+from model.batching import Loader
 from model.examples import Examples
 from model.layers import last_hidden
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -21,6 +22,10 @@ from lab.runs.checkpoint import load_part, load_tensors
 from lab.runs.reading import read_yaml
 from model.net import DataSpec
 from utils import PROJECT, UserError
+
+REQUIRED = [
+    field.name for field in fields(DataSpec) if field.default is MISSING
+]  # of a spec; older ones lack the others
 
 
 def load_run(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> tuple[nn.Module, DictConfig]:
@@ -73,7 +78,7 @@ def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Mo
     """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds)."""
     state = load_tensors(path, device)
     try:
-        check_keys(state["spec"], get_type_hints(DataSpec), where="spec.")
+        check_keys(state["spec"], get_type_hints(DataSpec), where="spec.", required=REQUIRED)
         spec, weights, _ = DataSpec(**state["spec"]), state["model"], int(state["progress"]["epoch"])
         if spec.task not in ("classification", "regression", "custom") or len(spec.classes) not in (
             0,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lab.devices.distributed import ALONE, World
-from model.examples import tree_cat, tree_map
 from model.metrics import Metric
+from model.trees import tree_cat, tree_map
 
 FOLD_AT = 2**18  # numbers of outputs that are held back before they are added up, all at once
 
