@@ -17,10 +17,10 @@ from conftest import Outcome
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_summary import CNN, MLP, make_run, make_study, make_unbegun
 
-import synthesize_results
-from lab.tables.formats import to_text
+from lab.tables.content import table_of
 from lab.tables.summary import summarize
-from synthesize_results import format_terminal, write_report
+from lab.tables.text import format_terminal, to_text
+from synthesize_results import write_report
 from utils import PROJECT, UserError
 
 
@@ -146,7 +146,7 @@ def test_what_is_not_a_number_is_no_value(tmp_path: Path) -> None:
 
 def test_one_seed_makes_a_table_without_claims(tmp_path: Path) -> None:
     make_study(tmp_path, {0.1: [0.8], 0.01: [0.9]})
-    lines = to_text(synthesize_results.table_of(summarize(tmp_path))).splitlines()
+    lines = to_text(table_of(summarize(tmp_path))).splitlines()
     assert [re.split(" {2,}", line) for line in lines[2:]] == [
         ["0.01", "1", "0.9000", "-", "best"],
         ["0.1", "1", "0.8000", "-0.1000", "no claim with n = 1"],
@@ -164,7 +164,7 @@ def test_runs_whose_sets_of_metrics_differ_share_a_table(tmp_path: Path) -> None
         (directory / "evaluation.json").write_text(json.dumps({"epoch": record["best"]["epoch"], name: 0.6}))
     summary = summarize(tmp_path)
     assert [len(row.counted) for row in summary.rows] == [2, 2] and not summary.notes
-    lines = to_text(synthesize_results.table_of(summary)).splitlines()
+    lines = to_text(table_of(summary)).splitlines()
     assert lines[0].split()[-2:] == ["test/accuracy", "test/f1"] and lines[2].count("0.6000 (n = 1)") == 2
     summary = summarize(tmp_path, metric="val/f1")
     assert [len(row.counted) for row in summary.rows] == [2]
@@ -205,7 +205,7 @@ def test_test_metrics_stand_beside_and_never_decide(tmp_path: Path) -> None:
         make_run(tmp_path, 0.8 + seed / 100, lr=0.01, seed=seed, test=0.99 if seed else None)
     summary = summarize(tmp_path)
     assert [row.values for row in summary.rows] == [["0.1"], ["0.01"]]
-    lines = to_text(synthesize_results.table_of(summary)).splitlines()
+    lines = to_text(table_of(summary)).splitlines()
     assert lines[0].endswith("test/accuracy")
     assert lines[2].endswith("0.5000 ± 0.0000") and lines[3].endswith("0.9900 (n = 1)")
     with pytest.raises(UserError, match=r"metric is test/accuracy, but the test split decides no order"):

@@ -201,6 +201,10 @@ class SynthesizeConfig:
     metric: str | None
     group_by: list[str] | None
     pivot: list[str] | None
+    higher_is_better: bool | None
+    seeds_for_choosing: list[int] | None
+    plan: Positive | None
+    sequential: bool
     tensorboard: bool
 
 

@@ -16,9 +16,12 @@ import pytest
 import scipy.stats
 from test_summary import MLP, make_run, make_study, make_unbegun
 
-from lab.tables.formats import Estimate, Table, digits_for, escape_latex, to_csv, to_latex, to_markdown, to_text
+from lab.tables.cells import Estimate, Table, digits_for
+from lab.tables.content import pivot_tables
+from lab.tables.formats import escape_latex, to_csv, to_latex, to_markdown
 from lab.tables.summary import summarize
-from synthesize_results import format_terminal, pivot_tables, write_report
+from lab.tables.text import format_terminal, to_text
+from synthesize_results import write_report
 
 HOSTILE = '<script>alert("1")</script> & 50% of $x_1$ {\\input{/etc/passwd}} | `*#~^\' \x1b[31m\n\u202e end'
 

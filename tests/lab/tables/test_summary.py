@@ -12,8 +12,9 @@ import pytest
 import scipy.stats
 import yaml
 
-from lab.tables.formats import Estimate
-from lab.tables.summary import difference, estimate, summarize, verdict
+from lab.tables.cells import Estimate
+from lab.tables.statistics import difference, estimate
+from lab.tables.summary import summarize
 
 MLP = {"_target_": "model.net.MLP", "hidden_sizes": [128, 64], "dropout": 0.0}
 CNN = {"_target_": "model.net.CNN", "channels": [16, 32], "dropout": 0.25}
