@@ -62,7 +62,7 @@ def compare_with_best(
         if gap.error is not None and sequential:
             half = sequential_half(gap, k=len(family)) if gap.paired else None
         elif gap.error is not None and spread is not None:
-            half = family_half(gap, (values, rows[reference]), spread, paired=paired, k=len(family))
+            half = family_half(gap, (values, rows[reference]), spread, k=len(family), floor=floor)
         result.append(judge(gap, half, (values, rows[reference]), higher=higher, floor=floor))
     return result
 
@@ -73,9 +73,9 @@ def judge(
     """What may be said of a difference from the best with this half-width."""
     ours, theirs = pair
     if half is None or not math.isfinite(half) or not max(half, floor):
-        reason = "n = 1" if min(map(len, pair)) == 1 else f"n = {gap.n}" if gap.paired else "other seeds"
-        reason = "no spread" if half == 0 else reason
-        return Comparison(NO_CLAIM, Estimate(gap.mean, None, gap.n), f"no claim with {reason}")
+        reason = "with n = 1" if min(map(len, pair)) == 1 else f"with n = {gap.n}" if gap.paired else "with other seeds"
+        reason = "without a spread" if half == 0 else reason
+        return Comparison(NO_CLAIM, Estimate(gap.mean, None, gap.n), f"no claim {reason}")
     half = max(half, floor)
     is_worse = abs(gap.mean) > half and (gap.mean < 0) == higher
     how = "" if gap.paired else ", unpaired"
@@ -85,18 +85,20 @@ def judge(
     return Comparison(standing, Estimate(gap.mean, half, gap.n), standing + how)
 
 
-def family_half(gap: Difference, pair: tuple[Values, Values], spread: Spread, *, paired: bool, k: int) -> float:
+def family_half(gap: Difference, pair: tuple[Values, Values], spread: Spread, *, k: int, floor: float = 0.0) -> float:
     """The half-width of a difference's interval that holds together with those of all pairs of k rows.
 
     By the pooled spread or, where that is wider, by the pair's own; where rows differ in spread, the own one is taken
-    for each of the k - 1 comparisons at its share of the 5% (Bonferroni).
+    for each of the k - 1 comparisons at its share of the 5% (Bonferroni). No spread counts as less than that of rounding
+    to steps of `floor`.
     """
     assert gap.error is not None
-    share = sum(1 / len(values) for values in pair)
-    pooled = spread.deviation * math.sqrt(2 / gap.n if paired and gap.paired else share)
+    rounding = floor / math.sqrt(12)
+    share = 2 / gap.n if gap.paired else sum(1 / len(values) for values in pair)
+    pooled = max(spread.deviation, rounding) * math.sqrt(share)
     quantile = range_quantile(k, spread.degrees)
     own = max(quantile, stdtrit(gap.degrees, 1 - 0.025 / (k - 1 if spread.unequal else 1)))
-    return float(max(quantile * pooled, own * gap.error))
+    return float(max(quantile * pooled, own * max(gap.error, rounding * math.sqrt(share))))
 
 
 def sequential_half(gap: Difference, *, k: int, level: float = 0.95) -> float:

@@ -235,7 +235,8 @@ def averaging(rows: Sequence[Row], rest: Sequence[str]) -> list[str]:
     notes = [f"averaged within each seed, which alone is a replicate: {', '.join(rest)}"]
     short = [row for row in rows if len(row.by_seed()) < len({seed for seed, *_ in row.counted})]
     if short:
-        notes.append(f"warning: {len(short)} rows have seeds that lack some of these combinations, and are left out")
+        rows_have = "1 row has" if len(short) == 1 else f"{len(short)} rows have"
+        notes.append(f"warning: {rows_have} seeds without some of these combinations, which are left out")
     return notes
 
 

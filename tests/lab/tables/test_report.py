@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import scipy.stats
-from test_summary import MLP, make_run, make_study, make_unbegun
+from studies import MLP, make_run, make_study, make_unbegun
 
 from lab.tables.cells import Estimate, Table, digits_for
 from lab.tables.content import pivot_tables
