@@ -10,7 +10,7 @@ from lab.tables.cells import Estimate
 from lab.tables.content import in_order
 from lab.tables.rows import Row
 from lab.tables.statistics import estimate
-from lab.tables.summary import Summary
+from lab.tables.summary import Summary, data_name
 
 MOST_CURVES, MOST_EFFECTS = 7, 12  # in one picture
 
@@ -56,5 +56,5 @@ def panels_of(summary: Summary) -> dict[str, list[Row]]:
     """The rows with a result by the name of their dataset, best first."""
     panels: dict[str, list[Row]] = defaultdict(list)
     for data, rows in summary.by_data().items():
-        panels[", ".join(sorted(name.rpartition(".")[2] for name in data))] += rows
+        panels[data_name(data)] += rows
     return dict(panels)

@@ -19,7 +19,7 @@ def facts_of(summary: Summary) -> list[tuple[str, str]]:
     seconds = [sum(epoch["seconds"] for epoch in read_curve(run).values()) for run in summary.runs]
     lost = sum(s for s, run in zip(seconds, summary.runs, strict=True) if run.state != "finished")
     whereof = f", of them {hours(lost)} in runs that did not finish" if lost else ""
-    code = ", ".join(f"{commit} ({number} runs)" for commit, number in commits.most_common(5))
+    code = ", ".join(f"{commit} ({number} of {len(summary.runs)} runs)" for commit, number in commits.most_common(5))
     return [
         ("made", datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")),
         ("command", printable(shlex.join(["python", *sys.argv]))),

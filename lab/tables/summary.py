@@ -168,7 +168,7 @@ def fill(summary: Summary, choosing: Sequence[str], plan: float | None) -> None:
     sign = -1 if higher else 1
     summary.rows.sort(key=lambda row: (row.result is None, sign * row.result.mean if row.result else 0.0))
     families = summary.by_data()
-    for rows in families.values():
+    for data, rows in families.items():
         family = [chosen[id(row)] for row in rows]
         compared = compare_with_best(family, higher=higher, floor=floor, sequential=summary.sequential)
         for row, comparison in zip(rows, compared, strict=True):
@@ -177,11 +177,18 @@ def fill(summary: Summary, choosing: Sequence[str], plan: float | None) -> None:
                 row.verdict = (
                     row.verdict.replace("best", "best of its data", 1) if row.standing == "best" else row.verdict
                 )
-        summary.remarks += on_the_best(summary, rows, family, floor) + on_the_plan(family, plan)
+        summary.remarks += on_the_best(summary, rows, family, floor) + on_the_plan(
+            family, plan, data_name(data) if len(families) > 1 else ""
+        )
     if floor:
         summary.remarks.append(
             f"one validation example is {floor:.2g} of {metric}: no interval is narrower than ± that"
         )
+
+
+def data_name(targets: frozenset[str]) -> str:
+    """Datasets in a word."""
+    return ", ".join(sorted(target.rpartition(".")[2] for target in targets))
 
 
 def resolution_of(rows: Sequence[Row], metric: str) -> float:
@@ -212,15 +219,16 @@ def on_the_best(summary: Summary, rows: Sequence[Row], family: Sequence[dict[str
     return []
 
 
-def on_the_plan(family: Sequence[dict[str, float]], wanted: float | None) -> list[str]:
-    """How many seeds a difference needs, and which difference these seeds show."""
+def on_the_plan(family: Sequence[dict[str, float]], wanted: float | None, data: str) -> list[str]:
+    """How many seeds a difference needs, and which difference these seeds show; data: the dataset, where there are more."""
     if wanted is None:
         return []
     if (plan := plan_seeds(family, wanted)) is None:
         return ["plan: there is no spread to plan by; it takes two rows with two seeds that differ"]
     (small, low, high), (n, few, many) = plan.smallest, plan.needed
+    where = f" for {data}" if data else ""
     return [
-        f"plan: {plan.n} seeds show a difference of {small:.2g} in 80 of 100 studies ({low:.2g} to {high:.2g}, "
+        f"plan{where}: {plan.n} seeds show a difference of {small:.2g} in 80 of 100 studies ({low:.2g} to {high:.2g}, "
         f"as the spread is only estimated); a difference of {wanted:g} needs {n:,.0f} seeds ({few:,.0f} to {many:,.0f})"
     ]
 
