@@ -16,6 +16,7 @@ from lab.runs.reading import printable
 from lab.tables.cells import Table
 from lab.tables.content import heading, pivot_tables, table_of
 from lab.tables.curves import MOST_CURVES, best_curves, effects_of
+from lab.tables.diff import describe_difference
 from lab.tables.events import write_mean_curves
 from lab.tables.facts import facts_of
 from lab.tables.formats import escape_markdown, to_csv, to_latex, to_markdown
@@ -74,11 +75,15 @@ def write_report(summary: Summary, pivots: Sequence[Table] = ()) -> list[Path]:
     return [summary.root / f"results.{ending}" for ending in contents]
 
 
+def find_folder(name: str) -> Path:
+    """The folder of that name from here, or from the project's folder."""
+    return next((folder for folder in (Path(name), PROJECT / name) if name and folder.is_dir()), Path(name))
+
+
 def find_root(root: str) -> Path:
-    """The folder of that name, from here or from the project's folder; UserError where there is none."""
-    for folder in (Path(root), PROJECT / root):
-        if root and folder.is_dir():
-            return folder
+    """The folder of that name; UserError where there is none."""
+    if root and (folder := find_folder(root)).is_dir():
+        return folder
     parent = next((f for f in (Path(root).parent, PROJECT / Path(root).parent) if f.is_dir()), PROJECT / "experiments")
     near = nearest_name(Path(root).name, [path.name for path in parent.glob("*/")])
     hint = f"did you mean {parent / near}?" if near else f"experiments are in {PROJECT / 'experiments'}"
@@ -87,7 +92,14 @@ def find_root(root: str) -> Path:
 
 @command("synthesize_results", SynthesizeConfig)
 def main(ask: DictConfig) -> None:
-    """Prints the answer, and writes it into the root."""
+    """Prints the answer, and writes it into the root; with `diff`, prints what two runs differ in."""
+    if ask.diff is not None:
+        if len(ask.diff) != 2:
+            raise UserError(f"diff is [{','.join(ask.diff)}]; it takes two run directories: diff=[<run>,<run>]")
+        print(*describe_difference(*map(find_folder, ask.diff)), sep="\n")
+        return
+    if ask.root is None:
+        raise UserError("root is missing; it takes the folder of the runs: root=experiments/lr_study")
     pivot = list(ask.pivot or ())
     if pivot and len(set(pivot)) != 2:
         raise UserError(f"pivot is [{','.join(pivot)}]; it takes two keys, downwards and across, as pivot=[model,data]")

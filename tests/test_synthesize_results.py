@@ -43,6 +43,13 @@ def synthesize(
         (["pivot=model,data"], ["pivot=[model,data]"]),
         (["group_by=[size]"], ["size", "data.size or model.size", "in full"]),
         (["tensorboard=3"], ["tensorboard is 3"]),
+        (["plan=-1"], ["plan is -1", "above 0"]),
+        (["seeds_for_choosing=[x]"], ["seeds_for_choosing"]),
+        (["seeds_for_choosing=[77]"], ["no run has finished with one of these seeds"]),
+        (["higher_is_better=false"], ["higher_is_better is false", "leave it out"]),
+        (["diff=[a]"], ["diff is [a]", "diff=[<run>,<run>]"]),
+        (["diff=[a,b]"], ["diff has a, which is no run directory"]),
+        (["root=null"], ["root is missing", "root=experiments/lr_study"]),
         (["rooot=1"], ["rooot", "did you mean root?"]),
     ],
 )

@@ -197,7 +197,8 @@ class EvaluateConfig:
 class SynthesizeConfig:
     """What `synthesize_results.py` is asked for."""
 
-    root: str
+    root: str | None
+    diff: list[str] | None
     metric: str | None
     group_by: list[str] | None
     pivot: list[str] | None
