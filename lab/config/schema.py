@@ -198,7 +198,6 @@ class SynthesizeConfig:
     """What `synthesize_results.py` is asked for."""
 
     root: str | None
-    diff: list[str] | None
     metric: str | None
     group_by: list[str] | None
     pivot: list[str] | None
@@ -207,6 +206,7 @@ class SynthesizeConfig:
     plan: Positive | None
     sequential: bool
     tensorboard: bool
+    diff: list[str] | None
 
 
 # ------------------------------------------------------------------------------------------------------- the checks
