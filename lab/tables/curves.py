@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from lab.runs.reading import Run, read_curve
@@ -10,7 +9,7 @@ from lab.tables.cells import Estimate
 from lab.tables.content import in_order
 from lab.tables.rows import Row
 from lab.tables.statistics import estimate
-from lab.tables.summary import Summary, data_name
+from lab.tables.summary import Summary
 
 MOST_CURVES, MOST_EFFECTS = 7, 12  # in one picture
 
@@ -50,11 +49,3 @@ def effects_of(summary: Summary) -> dict[str, dict[str, list[float]]]:
                 if row.result:
                     effects[name][row.values[index]].append(row.result.mean)
     return effects
-
-
-def panels_of(summary: Summary) -> dict[str, list[Row]]:
-    """The rows with a result by the name of their dataset, best first."""
-    panels: dict[str, list[Row]] = defaultdict(list)
-    for data, rows in summary.by_data().items():
-        panels[data_name(data)] += rows
-    return dict(panels)
