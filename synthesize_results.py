@@ -21,6 +21,7 @@ from lab.tables.events import write_mean_curves
 from lab.tables.facts import facts_of
 from lab.tables.formats import escape_markdown, to_csv, to_latex, to_markdown
 from lab.tables.page import to_page
+from lab.tables.paper import to_paper
 from lab.tables.summary import Summary, summarize, warning
 from lab.tables.text import format_terminal
 from utils import PROJECT, UserError, write_file
@@ -46,7 +47,7 @@ def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
 
 
 def write_report(summary: Summary, pivots: Sequence[Table] = ()) -> list[Path]:
-    """Writes tables and pictures into the root, as results.md, .csv, .tex and .html; adds a note on damaged curves."""
+    """Writes tables and pictures into the root, as results.* and paper.md; adds a note on damaged curves."""
     table, title = table_of(summary), f"Results of {printable(summary.root.absolute().name)}"
     pictures, facts = draw_pictures(summary), facts_of(summary)
     damaged = [run for run in summary.runs if run.state == "finished" and run.problem.startswith("metrics.jsonl")]
@@ -70,9 +71,11 @@ def write_report(summary: Summary, pivots: Sequence[Table] = ()) -> list[Path]:
         "tex": remarks + "\n".join(map(to_latex, [table, *pivots])),
         "html": page,
     }
-    for ending, text in contents.items():
-        write_file(summary.root / f"results.{ending}", text.encode())
-    return [summary.root / f"results.{ending}" for ending in contents]
+    files = {summary.root / f"results.{ending}": text for ending, text in contents.items()}
+    files[summary.root / "paper.md"] = to_paper(summary)
+    for file, text in files.items():
+        write_file(file, text.encode())
+    return list(files)
 
 
 def find_folder(name: str) -> Path:

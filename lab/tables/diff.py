@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 from pathlib import Path
-from typing import Any
 
-from lab.runs.files import read_json, read_text
+from lab.runs.files import read_text
 from lab.runs.reading import DAMAGE, Run, as_text, printable, read_curve, read_run
+from lab.tables.facts import provenance_of
 from lab.tables.rows import varied_keys
 from utils import UserError, flatten
 
@@ -51,14 +51,6 @@ def configurations(a: Run, b: Run) -> list[str]:
     keys, notes = varied_keys([a, b])
     seed = ["seed"] if a.value("seed") != b.value("seed") else []
     return [f"{key}: {a.value(key)} | {b.value(key)}" for key in [*seed, *keys]] + notes
-
-
-def provenance_of(run: Run) -> dict[str, Any]:
-    """What provenance.json holds; nothing where it cannot be read."""
-    with contextlib.suppress(*DAMAGE):
-        if isinstance(record := read_json(run.directory / "provenance.json"), dict):
-            return record
-    return {}
 
 
 def codes(a: Run, b: Run) -> list[str]:
