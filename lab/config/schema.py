@@ -171,11 +171,16 @@ class EvaluateConfig:
 class SynthesizeConfig:
     """What `synthesize_results.py` is asked for."""
 
-    root: str
+    root: str | None
     metric: str | None
     group_by: list[str] | None
     pivot: list[str] | None
+    higher_is_better: bool | None
+    seeds_for_choosing: list[int] | None
+    plan: Positive | None
+    sequential: bool
     tensorboard: bool
+    diff: list[str] | None
 
 
 # ------------------------------------------------------------------------------------------------------- the checks

@@ -1,13 +1,12 @@
-"""Run directories as they are read: whoever wrote them, in whatever state they are, and without executing anything.
-
-Apart from summary.py so that what a run directory may hold is one subject, and what follows from it another.
-"""
+"""Run directories as they are read: whoever wrote them, in whatever state they are, and without executing anything."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from utils import UserError, flatten, read_json
+from lab.runs.files import read_bytes, read_json, read_yaml
+from utils import UserError, flatten
 
 UNCOUNTED = ("incomplete", "failed", "diverged", "unreadable")  # the states of runs without a result
 SIGNS = {
@@ -25,6 +25,7 @@ SIGNS = {
     "train.log",
 }  # what is in no folder but a run's; a sweep's job begins with the last
 ABSENT = "-"  # the value of a key that is not in a run's configuration
+MOST_CURVE_BYTES = 2**28  # of a metrics.jsonl, which grows by a line for each epoch
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Run:
     best: dict[str, float] = field(default_factory=dict)
     final: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
+    higher: dict[str, bool] = field(default_factory=dict)  # whether higher is better, of metrics without their split
     problem: str = ""
 
     def value(self, key: str) -> str:
@@ -107,6 +109,8 @@ def read_results(run: Run) -> None:
     record = read_json(run.directory / "metrics.json")
     run.monitor = printable(record["monitor"])
     run.best, run.final = finite_metrics(record["best"]), finite_metrics(record["final"])
+    directions = record.get("higher_is_better", {})
+    run.higher = {printable(name): is_higher for name, is_higher in directions.items() if isinstance(is_higher, bool)}
     if run.monitor not in run.best:
         raise ValueError(f"metrics.json holds no finite {run.monitor}")
     run.state = "finished"
@@ -121,18 +125,6 @@ def explain(error: BaseException, directory: Path) -> str:
     """What is wrong with a run, in a few words."""
     text = str(error) if isinstance(error, (UserError, ValueError)) else f"{type(error).__name__}: {error}"
     return printable(" ".join(text.replace(f"{directory}{os.sep}", "").split()))[:120]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping of plain data. References are refused: none of our files has any, and with them few bytes become many."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = path.read_text()
-    if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
-        raise ValueError(f"{path.name} holds references")
-    values = loader(text).get_single_data()
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} holds no configuration")
-    return values
 
 
 def as_text(value: Any) -> str:
@@ -155,14 +147,31 @@ def finite_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 def read_curve(run: Run) -> dict[int, dict[str, float]]:
     """The metrics of each epoch, from metrics.jsonl; lines that are damaged are left out, and are the run's problem."""
-    curve = {}
+    curve: dict[int, dict[str, float]] = {}
     try:
-        for line in (run.directory / "metrics.jsonl").read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-                curve[int(record["epoch"])] = finite_metrics(record) | {"step": float(record["step"])}
-            except DAMAGE:
-                run.problem = "metrics.jsonl has damaged lines"
+        text = read_bytes(run.directory / "metrics.jsonl", most=MOST_CURVE_BYTES).decode(errors="replace")
     except OSError as error:
         run.problem = f"metrics.jsonl cannot be read: {error.strerror}"
+        return curve
+    except UserError as error:
+        run.problem = explain(error, run.directory)
+        return curve
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+            epoch, step, seconds = (float(record.get(name, 0)) for name in ("epoch", "step", "seconds"))
+            if not (0 < epoch < 2**53 and 0 <= step < 2**53 and 0 <= seconds < 2**53):  # else no integer holds them
+                raise ValueError("no counts")
+            curve[int(epoch)] = finite_metrics(record) | {"step": step, "seconds": seconds}
+        except DAMAGE:
+            run.problem = "metrics.jsonl has damaged lines"
     return curve
+
+
+def read_num_validation(run: Run) -> int | None:
+    """How many examples a run was validated on, as its train.log says; None where it does not."""
+    with contextlib.suppress(OSError, UserError):
+        text = read_bytes(run.directory / "train.log", most=MOST_CURVE_BYTES).decode(errors="replace")
+        if found := re.search(r"training and ([\d,]+) validation examples", text):
+            return int(found[1].replace(",", "")) or None
+    return None

@@ -1,86 +1,22 @@
-"""What runs say together: rows of those that agree, means with intervals over seeds, and honest comparisons.
-
-Apart from synthesize_results.py so that what follows from runs is one subject, and how it is shown another.
-"""
+"""What runs say together: their rows, the best first, compared with it, and what a reader has to know besides."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from scipy.special import stdtrit  # Student's quantile; scipy.stats has it too, but takes half a second to import
 
 from lab.config.schema import nearest_name
-from lab.runs.reading import ABSENT, Run, find_runs, printable
-from lab.tables.formats import Estimate
+from lab.runs.reading import Run, find_runs, printable, read_num_validation
+from lab.tables.cells import Estimate, digits_for, words
+from lab.tables.comparisons import compare_with_best, plan_seeds, resolution, unflattered
+from lab.tables.rows import NAMING, Row, find_key, make_rows, short_names, varied_keys
+from lab.tables.statistics import estimate
 from utils import UserError
 
-# Keys that say where and how a run is recorded, not what it computes: they make no rows.
-RECORDING = {"name", "seed", "resume", "experiments_dir", "data.root", "data.num_workers"}
-RECORDING |= {f"trainer.{key}" for key in ("images", "animate", "profile", "log_every", "fail_above")}
-HIGHER_IS_BETTER = {"accuracy": True, "r2": True, "loss": False, "rmse": False}
-
-# ---------------------------------------------------------------------------------------------------------- statistics
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of independent values, with its 95% interval by Student's t."""
-    n = len(values)
-    half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
-    return Estimate(float(np.mean(values)), half, n)
-
-
-def difference(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> tuple[Estimate, bool]:
-    """(the mean of ours minus theirs, both by seed, with its 95% interval; whether it is that of pairs).
-
-    Seeds that both have make pairs. With less than two of them it is Welch's difference of two independent means,
-    without an interval where either is of one value.
-    """
-    pairs = [value - theirs[case] for case, value in ours.items() if case in theirs]
-    if len(pairs) > 1:
-        return estimate(pairs), True
-    a, b = np.array([*ours.values()]), np.array([*theirs.values()])
-    mean, n = float(a.mean() - b.mean()), min(len(a), len(b))
-    if n == 1:
-        return Estimate(mean, None, n), False
-    u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
-    degrees = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) if u + v else 1.0
-    return Estimate(mean, float(stdtrit(degrees, 0.975) * math.sqrt(u + v)), n), False
-
-
-def verdict(gap: Estimate, *, paired: bool, higher: bool) -> str:
-    """What may be said of a difference from the best row; higher: whether higher is better."""
-    if gap.half is None:
-        return "no claim with n = 1"
-    separable = "better" if (gap.mean > 0) == higher else "worse"
-    return (separable if abs(gap.mean) > gap.half else f"not separable with n = {gap.n}") + ", unpaired" * (not paired)
-
-
-# ------------------------------------------------------------------------------------------------------------ the rows
-
-
-@dataclass
-class Row:
-    """Runs that agree in all keys that make a row.
-
-    A case is what varies within the row: the seed and, under `group_by`, the keys that make no row.
-    """
-
-    values: list[str]  # of the keys that make a row, as short as they can be told apart
-    runs: list[Run]
-    counted: dict[tuple[str, ...], Run]  # of each case, the run that finished last
-    result: Estimate | None = None
-    test: dict[str, Estimate] = field(default_factory=dict)
-    gap: Estimate | None = None  # from the best row
-    verdict: str = ""
-
-    def metric(self, name: str) -> dict[tuple[str, ...], float]:
-        return {case: run.best[name] for case, run in self.counted.items()}
+# Of runs from before runs recorded it.
+HIGHER_IS_BETTER = {"loss": False, "rmse": False, "mse": False, "accuracy": True, "r2": True}
 
 
 @dataclass
@@ -94,52 +30,88 @@ class Summary:
     names: list[str]  # of these keys, as short as they can be told apart
     rows: list[Row]
     runs: list[Run]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)  # on runs
+    remarks: list[str] = field(default_factory=list)  # on the numbers
+    sequential: bool = False
 
     def label(self, row: Row) -> str:
         """A row in a few words: "CNN, lr 0.01"."""
         named = zip(self.keys, self.names, row.values, strict=True)
         return ", ".join(x if key.endswith("_target_") else f"{name} {x}" for key, name, x in named) or "all runs"
 
+    def by_data(self) -> dict[frozenset[str], list[Row]]:
+        """The rows with a result, those of the same data together: they alone are compared."""
+        found = defaultdict(list)
+        for row in self.rows:
+            if row.result:
+                found[row.data()].append(row)
+        return dict(found)
+
 
 def summarize(
-    root: Path, *, metric: str | None = None, group_by: Sequence[str] | None = None, pivot: Sequence[str] = ()
+    root: Path,
+    *,
+    metric: str | None = None,
+    group_by: Sequence[str] | None = None,
+    pivot: Sequence[str] = (),
+    higher_is_better: bool | None = None,
+    seeds_for_choosing: Sequence[int] = (),
+    plan: float | None = None,
+    sequential: bool = False,
 ) -> Summary:
     """Reads all runs below a folder and compares them.
 
     metric: as measured at each run's best epoch; None: the one that the runs monitored. group_by: the keys that make a
-    row; None: all in which the runs differ. pivot: keys that make rows in any case. UserError where there are no runs,
-    or none that has the metric or the key.
+    row; None: all in which the runs differ. pivot: keys that make rows in any case. higher_is_better: of a metric whose
+    direction no run has recorded. seeds_for_choosing: rank and compare by these seeds alone. plan: a difference to say
+    the necessary seeds of. sequential: comparisons that may be looked at after every seed. UserError where there are no
+    runs, or none that has the metric or the key.
     """
-    runs = find_runs(root)
-    metric, notes = choose_metric(metric, runs, root)
+    found = find_runs(root)
+    runs, notes = without_debugging(found)
+    metric, remarks = choose_metric(metric, runs, root)
     others = [run for run in runs if run.state == "finished" and metric not in run.best]
     known = [run for run in runs if run.config and run not in others]
     varied, follow = varied_keys(known)
-    keys = varied if group_by is None else [find_key(key, known, "group_by") for key in group_by]
+    keys = (
+        (varied or naming_keys(known)) if group_by is None else [find_key(key, known, "group_by") for key in group_by]
+    )
     keys = list(dict.fromkeys([*keys, *(find_key(key, known, "pivot") for key in pivot)]))
-    rows = make_rows(known, keys, [key for key in ["seed", *varied] if key not in keys])
-    higher = is_higher_better(metric, known)
-    for row in filter(lambda row: row.counted, rows):
-        row.result = estimate([*row.metric(metric).values()])
-        for name in {name for run in row.counted.values() for name in run.test}:
-            tested = estimate([run.test[name] for run in row.counted.values() if name in run.test])
-            row.test[name] = replace(tested, note=f" (n = {tested.n})" * (tested.n < row.result.n))
-    rows.sort(key=lambda row: (row.result is None, row.result.mean * (-1 if higher else 1) if row.result else 0.0))
-    compare(rows, metric, higher=higher)
-    notes += follow if group_by is None else []
-    notes += notes_on(rows, runs, others, metric)
-    return Summary(root, metric, higher, keys, short_names(keys), rows, runs, notes)
+    rest = [key for key in varied if key not in keys]
+    rows = make_rows(known, keys, rest)
+    higher = direction(metric, [run for run in known if run.state == "finished"], higher_is_better)
+    summary = Summary(root, metric, higher, keys, short_names(keys), rows, runs, sequential=sequential)
+    summary.notes = notes + remarks + averaging(rows, rest) + (follow if group_by is None else [])
+    fill(summary, [str(seed) for seed in seeds_for_choosing], plan)
+    summary.notes += notes_on(rows, runs, others, metric)
+    return summary
+
+
+def without_debugging(runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """(the runs but those that only tried whether something works, unless there are no others; a note on these)."""
+    tried = [run for run in runs if run.value("name").startswith("debug_")]
+    if not tried or len(tried) == len(runs):
+        return runs, []
+    return [run for run in runs if run not in tried], [f"left out: {count(tried)} whose name begins with debug_"]
+
+
+def naming_keys(runs: Sequence[Run]) -> list[str]:
+    """The keys that name the one row of runs that do not differ."""
+    return [key for key in NAMING if any(key in run.config for run in runs)]
 
 
 def choose_metric(metric: str | None, runs: Sequence[Run], root: Path) -> tuple[str, list[str]]:
     """(the metric that ranks the rows, what there is to say about it)."""
-    monitors = Counter(run.monitor for run in runs if run.state == "finished")
+    finished = [run for run in runs if run.state == "finished"]
+    monitors = Counter(run.monitor for run in finished)
     measured = list(dict.fromkeys(name for run in runs for name in run.best))
     if metric is None:
         if len(monitors) > 1:
-            counts = ", ".join(f"{name} ({count})" for name, count in monitors.most_common())
-            raise UserError(f"the runs below {root} monitor different metrics, {counts}; choose: metric={measured[0]}")
+            counts = ", ".join(f"{name} ({number})" for name, number in monitors.most_common())
+            common = [name for name in measured if all(name in run.best for run in finished)]
+            common.sort(key=lambda name: -monitors[name])
+            advice = f"metric={common[0]}, which all of them have" if common else "a root with runs of one task"
+            raise UserError(f"the runs below {root} monitor different metrics, {counts}; choose: {advice}")
         return next(iter(monitors), "result"), []
     if metric.startswith("test/"):
         raise UserError(f"metric is {metric}, but the test split decides no order; there is {', '.join(measured)}")
@@ -150,100 +122,130 @@ def choose_metric(metric: str | None, runs: Sequence[Run], root: Path) -> tuple[
     return metric, [f"{metric} is that of the epoch with the best {name}" for name in monitors if name != metric]
 
 
-def is_higher_better(metric: str, runs: Sequence[Run]) -> bool:
-    """Whether higher is better; of a metric not known here, whether the epochs that runs chose have higher ones."""
-    if (name := metric.rpartition("/")[2]) in HIGHER_IS_BETTER:
-        return HIGHER_IS_BETTER[name]
-    pairs = [(run.best[metric], run.final.get(metric, run.best[metric])) for run in runs if run.monitor == metric]
-    return sum((best > final) - (best < final) for best, final in pairs) > 0
+def direction(metric: str, runs: Sequence[Run], told: bool | None) -> bool:
+    """Whether higher is better, as the runs have recorded it; UserError where they have not, and nobody has told."""
+    name = metric.rpartition("/")[2]
+    recorded = {run.higher[name] for run in runs if name in run.higher}
+    if not recorded and name in HIGHER_IS_BETTER:
+        recorded = {HIGHER_IS_BETTER[name]}
+    if len(recorded) > 1:
+        raise UserError(
+            f"of {metric} some runs have recorded that higher is better and some that lower is: give a root each"
+        )
+    if told is not None and recorded not in (set(), {told}):
+        raise UserError(
+            f"higher_is_better is {str(told).lower()}, but the runs have recorded the opposite of {metric}; leave it out"
+        )
+    if not recorded and told is None and runs:
+        raise UserError(
+            f"which end of {metric} is the better one is recorded in none of these runs, so they have no order; "
+            f"say higher_is_better=true or higher_is_better=false"
+        )
+    return recorded.pop() if recorded else bool(told)
 
 
-def varied_keys(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
-    """(the keys in which runs differ, group by group; notes on those left out because they follow another).
-
-    A key follows its group's `_target_` if each target has one value of it, and any key if all their values are equal.
-    """
-    every = list(dict.fromkeys(key for run in runs for key in run.config))
-    values = {key: tuple(run.value(key) for run in runs) for key in every}
-    groups = list(dict.fromkeys(key.split(".")[0] for key in every))
-    differing = [key for key in every if key not in RECORDING and len(set(values[key])) > 1]
-    differing.sort(key=lambda key: (groups.index(key.split(".")[0]), not key.endswith("._target_")))
-    keys, notes, taken = [], [], {values.get("seed"): "seed"}
-    for key in differing:
-        target = f"{key.split('.')[0]}._target_"
-        by_target = dict(zip(values.get(target, ()), values[key], strict=False))
-        if target in keys and key != target and tuple(map(by_target.get, values[target])) == values[key]:
-            if list(by_target.values()).count(ABSENT) < len(by_target) - 1:  # not an argument of one target only
-                each = ", ".join(f"{value} with {name.rpartition('.')[2]}" for name, value in by_target.items())
-                notes.append(f"{key} follows {target.split('.')[0]}: {each}")
-        elif values[key] in taken:
-            notes.append(f"{key} is always equal to {taken[values[key]]}")
-        else:
-            keys.append(key)
-            taken[values[key]] = key
-    return keys, notes
+# ---------------------------------------------------------------------------------------------------------- the numbers
 
 
-def find_key(name: str, runs: Sequence[Run], option: str) -> str:
-    """The dotted key that a user means by it, by its end, or by a group's name; UserError where that is not one key."""
-    every = dict.fromkeys(key for run in runs for key in run.config)
-    ends = [key for key in every if key in (name, f"{name}._target_") or key.endswith(f".{name}")]
-    exact = [key for key in ends if key in (name, f"{name}._target_")]
-    if len(found := exact or ends) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{option} has {name}, which may be {' or '.join(found)}; write it in full")
-    near = nearest_name(name, every) or nearest_name(name, {key.rpartition(".")[2] for key in every})
-    hint = f"; did you mean {near}?" if near else ""
-    raise UserError(f"{option} has {name}, which is no key of these runs' configurations{hint}")
+def fill(summary: Summary, choosing: Sequence[str], plan: float | None) -> None:
+    """Gives each row its results, puts the best first, compares the rows and notes what limits the comparison."""
+    metric, higher = summary.metric, summary.higher
+    if choosing and not any(seed in row.by_seed() for row in summary.rows for seed in choosing):
+        raise UserError(
+            f"seeds_for_choosing is [{','.join(choosing)}], but no run has finished with one of these seeds"
+        )
+    values = {id(row): row.metric(metric) for row in summary.rows}
+    chosen = {key: {s: x for s, x in of.items() if not choosing or s in choosing} for key, of in values.items()}
+    floor = resolution_of(summary.rows, metric)
+    for row in summary.rows:
+        if mine := chosen[id(row)]:
+            row.result = estimate([*mine.values()], floor=floor)
+            unseen = [x for seed, x in values[id(row)].items() if seed not in mine]
+            row.unseen = estimate(unseen, floor=floor) if unseen else None
+        for name, tested in row.tested().items():
+            lacks = len(tested) < len(values[id(row)])
+            row.test[name] = replace(estimate(tested), note=f" (n = {len(tested)})" * lacks)
+    sign = -1 if higher else 1
+    summary.rows.sort(key=lambda row: (row.result is None, sign * row.result.mean if row.result else 0.0))
+    families = summary.by_data()
+    for data, rows in families.items():
+        family = [chosen[id(row)] for row in rows]
+        compared = compare_with_best(family, higher=higher, floor=floor, sequential=summary.sequential)
+        for row, comparison in zip(rows, compared, strict=True):
+            row.standing, row.gap, row.verdict = comparison
+            if len(families) > 1:
+                row.verdict = (
+                    row.verdict.replace("best", "best of its data", 1) if row.standing == "best" else row.verdict
+                )
+        summary.remarks += on_the_best(summary, rows, family, floor) + on_the_plan(
+            family, plan, data_name(data) if len(families) > 1 else ""
+        )
+    if floor:
+        summary.remarks.append(
+            f"one validation example is {floor:.2g} of {metric}: no interval is narrower than ± that"
+        )
 
 
-def short_names(keys: Sequence[str]) -> list[str]:
-    """Names for columns: "model" for model._target_, "lr" for optimizer.lr, unless another one could be called so."""
-    short = [key.split(".")[0] if key.endswith("._target_") else key.rpartition(".")[2] for key in keys]
-    return [name if short.count(name) == 1 else key for name, key in zip(short, keys, strict=True)]
+def data_name(targets: frozenset[str]) -> str:
+    """Datasets in a word."""
+    return ", ".join(sorted(target.rpartition(".")[2] for target in targets))
 
 
-def make_rows(runs: Sequence[Run], keys: Sequence[str], rest: Sequence[str]) -> list[Row]:
-    """Rows of the runs that agree in `keys`; `rest` are the keys that vary within a row."""
-    groups = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.ended):
-        groups[tuple(run.value(key) for key in keys)].append(run)
-    columns = [shorten(key, column) for key, column in zip(keys, zip(*groups, strict=True), strict=bool(groups))]
-    rows = []
-    for values, members in sorted(groups.items()):
-        counted = {tuple(map(run.value, rest)): run for run in members if run.state == "finished"}
-        rows.append(Row([column[value] for column, value in zip(columns, values, strict=True)], members, counted))
-    return rows
+def resolution_of(rows: Sequence[Row], metric: str) -> float:
+    """The step of a metric that counts validation examples, the largest one of the datasets; 0 where it does not."""
+    by_data = {row.data(): row for row in rows if row.counted}
+    steps = []
+    for data, row in by_data.items():
+        values = [run.best[metric] for other in rows if other.data() == data for run in other.counted.values()]
+        steps.append(resolution(values, read_num_validation(next(iter(row.counted.values())))))
+    return max(steps, default=0.0)
 
 
-def shorten(key: str, values: Iterable[str]) -> dict[str, str]:
-    """A short form of each value, if they stay distinct: MLP for model.net.MLP, four digits of a number."""
+def on_the_best(summary: Summary, rows: Sequence[Row], family: Sequence[dict[str, float]], floor: float) -> list[str]:
+    """What the best row's own mean is worth, having been chosen for it."""
+    if len(rows) < 2 or not rows[0].result:
+        return []
+    best, label = rows[0].result, summary.label(rows[0])
+    digits = digits_for([best.mean])
 
-    def short(value: str) -> str:
-        if key.endswith("_target_"):
-            return value.rpartition(".")[2]
-        try:
-            return format(float(value), ".4g") if "." in value or "e" in value else value
-        except ValueError:
-            return value
+    def shown(number: Estimate) -> str:
+        return words(replace(number, digits=digits))
 
-    forms = {value: short(value) for value in values}
-    return forms if len(set(forms.values())) == len(forms) else {value: value for value in forms}
+    if unseen := rows[0].unseen:
+        return [f"{label} was chosen by {best.n} seeds; on the other {unseen.n} it has {shown(unseen)}, not flattered"]
+    if honest := unflattered(family, floor=floor):
+        how = f"an interval that holds for the chosen of {len(rows)}: {shown(honest)}"
+        return [f"the mean of {label} is flattered, since it was chosen for it; {how}"]
+    return []
 
 
-def compare(rows: Iterable[Row], metric: str, *, higher: bool) -> None:
-    """Compares each row, the best first, with the best one on the same data."""
-    best: dict[frozenset[str], Row] = {}
-    for row in filter(lambda row: row.counted, rows):
-        reference = best.setdefault(frozenset(run.value("data._target_") for run in row.counted.values()), row)
-        if reference is row:
-            row.verdict = "best"
-        else:
-            row.gap, paired = difference(row.metric(metric), reference.metric(metric))
-            row.verdict = verdict(row.gap, paired=paired, higher=higher)
-    for row in best.values() if len(best) > 1 else ():
-        row.verdict = "best of its data"
+def on_the_plan(family: Sequence[dict[str, float]], wanted: float | None, data: str) -> list[str]:
+    """How many seeds a difference needs, and which difference these seeds show; data: the dataset, where there are more."""
+    if wanted is None:
+        return []
+    if (plan := plan_seeds(family, wanted)) is None:
+        return ["plan: there is no spread to plan by; it takes two rows with two seeds that differ"]
+    (small, low, high), (n, few, many) = plan.smallest, plan.needed
+    where = f" for {data}" if data else ""
+    return [
+        f"plan{where}: {plan.n} seeds show a difference of {small:.2g} in 80 of 100 studies ({low:.2g} to {high:.2g}, "
+        f"as the spread is only estimated); a difference of {wanted:g} needs {n:,.0f} seeds ({few:,.0f} to {many:,.0f})"
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ the notes
+
+
+def averaging(rows: Sequence[Row], rest: Sequence[str]) -> list[str]:
+    """What became of keys that vary within rows: only seeds are replicates."""
+    if not any(row.num_combinations > 1 for row in rows):
+        return []
+    notes = [f"averaged within each seed, which alone is a replicate: {', '.join(rest)}"]
+    short = [row for row in rows if len(row.by_seed()) < len({seed for seed, *_ in row.counted})]
+    if short:
+        rows_have = "1 row has" if len(short) == 1 else f"{len(short)} rows have"
+        notes.append(f"warning: {rows_have} seeds without some of these combinations, which are left out")
+    return notes
 
 
 def notes_on(rows: Sequence[Row], runs: Sequence[Run], others: Sequence[Run], metric: str) -> list[str]:
@@ -263,6 +265,8 @@ def warning(runs: Sequence[Run], text: str) -> list[str]:
     """A line that counts runs and names the first of them, or no line if there are none."""
     some = [printable(run.path) + f" ({run.problem})" * bool(run.problem) for run in runs[:3]]
     more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
-    return (
-        [f"warning: {len(runs)} {'run' if len(runs) == 1 else 'runs'} {text}: {'; '.join(some)}{more}"] if runs else []
-    )
+    return [f"warning: {count(runs)} {text}: {'; '.join(some)}{more}"] if runs else []
+
+
+def count(runs: Sequence[Run]) -> str:
+    return f"{len(runs)} run{'s' * (len(runs) > 1)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -14,11 +15,15 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import scipy.stats
-from test_summary import MLP, make_run, make_study, make_unbegun
+from studies import MLP, make_run, make_study, make_unbegun
 
-from lab.tables.formats import Estimate, Table, digits_for, escape_latex, to_csv, to_latex, to_markdown, to_text
+from lab.tables.cells import Estimate, Table, digits_for
+from lab.tables.content import pivot_tables
+from lab.tables.formats import escape_latex, to_csv, to_latex, to_markdown
+from lab.tables.page import with_minus
 from lab.tables.summary import summarize
-from synthesize_results import format_terminal, pivot_tables, write_report
+from lab.tables.text import format_terminal, to_text
+from synthesize_results import write_report
 
 HOSTILE = '<script>alert("1")</script> & 50% of $x_1$ {\\input{/etc/passwd}} | `*#~^\' \x1b[31m\n\u202e end'
 
@@ -144,6 +149,48 @@ def test_one_table_in_four_formats() -> None:
         "c|d,1,2e-05,,",
         "e,0,,,",
     ]
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    texts = ["=1+2", "+SUM(A1)", "-cmd", "@x", "-0.5", "+3", "-", "a=b", "=HYPERLINK(1)"]
+    rows = list(csv.reader(to_csv(Table(["=name"], [[text] for text in texts])).splitlines()))
+    assert [row[0] for row in rows] == [
+        *("'=name", "'=1+2", "'+SUM(A1)", "'-cmd", "'@x", "-0.5", "+3", "-", "a=b", "'=HYPERLINK(1)")
+    ]
+
+
+def test_the_page_is_for_phones_and_dark_rooms_and_says_what_it_was_made_from(tmp_path: Path) -> None:
+    make_study(tmp_path, {0.1: [0.8, 0.81], 0.01: [-0.85, -0.95]})
+    for seed, state in enumerate(("failed", "interrupted")):
+        make_run(tmp_path, lr=0.1, seed=seed + 5, state=state)
+    record = {"git_commit": "0123456789abcdef", "git_patch_sha256": "x"}
+    (tmp_path / "run0000" / "provenance.json").write_text(json.dumps(record))
+    write_report(summarize(tmp_path))
+    text = (tmp_path / "results.html").read_text()
+    page = Page(text)
+    assert page.tags.count("main") == 1 and "width=device-width, initial-scale=1" in page.attributes["content"]
+    assert "prefers-color-scheme: dark" in text and "default-src 'none'" in text
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert "\N{MINUS SIGN}0.9000" in page.text and "-0.9000" not in page.text
+    assert any(value.startswith("-0.8999") for value in page.attributes["data-value"])
+    assert "0123456789 with changes (1 of 6 runs)" in page.text
+    assert "18.0 seconds of epochs that ended, of them 6.0 seconds in runs that did not finish" in page.text
+    assert re.search(r'<tr class="best"><td data-value="0.1">', text)
+    assert text.count("data-down") - text.partition("<script>")[2].count("data-down") == 2  # the metric, the difference
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-0.5 ± 0.1", "\N{MINUS SIGN}0.5 ± 0.1"),
+        ("2.000e-05", "2.000e\N{MINUS SIGN}05"),
+        ("seed-2 lr-0.1", "seed-2 lr-0.1"),
+        ("Tukey-Kramer, n = -1", "Tukey-Kramer, n = \N{MINUS SIGN}1"),
+        ("-", "-"),
+    ],
+)
+def test_a_minus_is_no_hyphen(text: str, shown: str) -> None:
+    assert with_minus(text) == shown
 
 
 def test_csv_has_every_number_in_full(tmp_path: Path) -> None:

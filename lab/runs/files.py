@@ -1,0 +1,69 @@
+"""Files of a run directory as text and plain data, whoever wrote them: nothing in them hangs, fills memory or executes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils import UserError
+
+MOST_BYTES = 2**24  # a configuration or a record is a few thousand
+MOST_LEVELS = 100  # of nesting; libyaml's own reader ends the process at some ten thousand
+
+
+def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file of so many bytes at most; OSError, UserError for a pipe, a device, a larger one."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor has no path; O_NONBLOCK: a pipe would wait
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} cannot be read (it is no file)")
+        if status.st_size > most:
+            raise UserError(f"{path} is not read: it has {status.st_size:,} bytes, and {most:,} are the most")
+        return file.read(most)
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+    """As `read_bytes`, and decoded; ValueError where it is no UTF-8."""
+    return read_bytes(path, most=most).decode()
+
+
+def read_json(path: Path, *, most: int = MOST_BYTES) -> Any:
+    """What a JSON file holds; UserError where it is missing or damaged."""
+    try:
+        return json.loads(read_text(path, most=most))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping of plain data; ValueError or yaml.YAMLError where a file holds something else.
+
+    References are refused: none of our files has any, and with them few bytes become many.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text = read_text(path)
+    if "*" in text or " " * MOST_LEVELS in text or sum(map(text.count, "[{-?")) > MOST_LEVELS:  # else it is plain
+        check_events(text, path.name)
+    values = loader(text).get_single_data()
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds no configuration")
+    return values
+
+
+def check_events(text: str, name: str) -> None:
+    """ValueError where YAML has references or is nested deeper than MOST_LEVELS; this reader of it keeps no tree."""
+    level = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"{name} holds references")
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > MOST_LEVELS:
+            raise ValueError(f"{name} is nested more than {MOST_LEVELS} levels deep")
