@@ -6,6 +6,7 @@ python synthesize_results.py root=experiments/lr_study
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -137,32 +138,34 @@ def mean_curve(curves: Sequence[Mapping[int, Mapping[str, float]]], name: str) -
 def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
     """Draws the learning curves of the best rows and the effect of each key into the root: (heading, file) of each."""
     # Not needed for the table, which a sweep prints when it ends.
-    from lab.plots.comparisons import draw_effects, draw_mean_curves
+    from lab.plots.comparisons import EffectLine, MeanCurve, draw_effects, draw_mean_curves
     from lab.plots.figures import save_png
 
     metric, rows = summary.metric, [row for row in summary.rows if row.result]
     curves = {}
     for rank, row in enumerate(rows[:MOST_CURVES], start=1):
         curve = mean_curve([read_curve(run) for run in row.counted.values()], metric)
-        curves[f"{rank}. {summary.label(row)}"] = (
+        curves[f"{rank}. {summary.label(row)}"] = MeanCurve(
             list(curve),
             [e.mean for e in curve.values()],
             [e.half for e in curve.values()],
         )
-    effects: dict[str, dict[str, list[float]]] = {}
+    effects: dict[str, list[EffectLine]] = {}
     for index, name in enumerate(summary.names):
         values = sorted({row.values[index] for row in rows}, key=in_order)
         if len(values) > 1 and len(effects) < MOST_EFFECTS:
-            effects[name] = {
-                v: [row.result.mean for row in rows if row.result and row.values[index] == v] for v in values
-            }
+            lines: dict[tuple[str, ...], dict[str, float]] = {}
+            for row in rows:
+                others = (*row.values[:index], *row.values[index + 1 :])
+                lines.setdefault(others, {})[row.values[index]] = row.result.mean if row.result else math.nan
+            effects[name] = [EffectLine(" ".join(others), means) for others, means in lines.items()]
     few = f"the best {len(curves)} of {len(rows)} rows, " if len(rows) > len(curves) else ""
     pictures = {}
-    if any(epochs for epochs, _, _ in curves.values()):
+    if any(curve.epochs for curve in curves.values()):
         pictures["curves"] = f"Learning curves: {few}mean and 95% band over runs"
-        save_png(draw_mean_curves(curves, metric), summary.root / "results_curves.png")
+        save_png(draw_mean_curves({"": curves}, metric), summary.root / "results_curves.png")
     if effects:
-        pictures["effects"] = "Effect of each key: every row as a dot, the mean of a value as a bar"
+        pictures["effects"] = "Effect of each key: a line connects rows that agree in all other keys"
         save_png(draw_effects(effects, metric), summary.root / "results_effects.png")
     return [(title, summary.root / f"results_{name}.png") for name, title in pictures.items()]
 

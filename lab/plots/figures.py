@@ -5,18 +5,20 @@ Nothing here touches pyplot or leaves a trace in matplotlib's settings, so that 
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
@@ -29,6 +31,8 @@ MARKERS = "o^sDvP*X<>"
 # Petroff's ten, https://arxiv.org/abs/2107.02270, found so that the colour-blind can tell them apart in scatter plots.
 TEN = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Frames = list[NDArray[np.uint8]]
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class may be called "$5" or "a_b"
@@ -47,7 +51,25 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
 }
 
-styled = matplotlib.rc_context(STYLE)  # as a decorator: the style holds during the call and no longer
+
+class DrawingError(ValueError):
+    """Something that cannot be drawn; whoever asked for the picture can go on without it."""
+
+
+def styled(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that draws: our style holds during its calls and no longer, and what goes wrong is a DrawingError."""
+
+    @functools.wraps(function)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with matplotlib.rc_context(STYLE):
+                return function(*args, **kwargs)
+        except DrawingError:
+            raise
+        except Exception as error:  # numbers of any kind come from runs of any kind
+            raise DrawingError(f"{function.__name__}: {type(error).__name__}: {error}") from error
+
+    return draw
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -82,10 +104,10 @@ def save_gif(
 ) -> None:
     """Writes figures or images (uint8 [height, width, 3], all of one size) as a GIF that loops, whole or not at all.
 
-    Consecutive frames that are equal become one that is shown for longer. ValueError where there is no frame.
+    Consecutive frames that are equal become one that is shown for longer. DrawingError where there is no frame.
     """
     if not len(figures_or_frames):
-        raise ValueError("a GIF needs at least one frame")
+        raise DrawingError("a GIF needs at least one frame")
     frames = [to_image(frame) if isinstance(frame, Figure) else np.asarray(frame) for frame in figures_or_frames]
     # One palette for all frames, learned from some of them: then only what moved is stored. Dithering would flicker.
     # Of 256 colours one stays free for "as before"; white is mended, since a learned one is not quite white.
@@ -119,6 +141,20 @@ def open_figure(width: float, height: float, *, dots: int = 150, layout: Any = "
     figure = Figure(figsize=(width, height), dpi=dots, layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def open_panels(
+    count: int, *, width: float, height: float, note: float = 0, most: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, at most `most` in a row, which share their y axis, and `note` inches free below them."""
+    columns = min(most, count)
+    rows = math.ceil(count / columns)
+    figure = open_figure(width * columns + 0.5, height * rows + note)
+    figure.get_layout_engine().set(rect=(0, note / figure.get_figheight(), 1, 1 - note / figure.get_figheight()))  # type: ignore[union-attr, call-arg]
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes in panels[count:]:
+        axes.axis("off")
+    return figure, list(panels[:count])
 
 
 def open_frame() -> tuple[Figure, Axes, Any, Any]:
@@ -162,6 +198,48 @@ def shorten(name: object, length: int) -> str:
     """A name of at most `length` characters on one line; the middle goes, since names often differ at their ends."""
     text = " ".join(str(name).split())
     return text if len(text) <= length else f"{text[: length // 2]}…{text[len(text) - (length - 1) // 2 :]}"
+
+
+def width_of(text: str, size: float, *, bold: bool = False) -> float:
+    """How wide a line of text is, in inches, at a font size in points."""
+    font = FontProperties(size=size, weight="bold" if bold else "normal")
+    width, _, _ = RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)
+    return width / 72
+
+
+def scale_by_logarithm(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Makes an axis logarithmic, its ticks labelled in plain numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_formatter(lambda place, _: f"{place:g}")
+    axis.set_minor_formatter(lambda place, _: "")
+
+
+def possible_range(metric: str, least: float) -> tuple[float, float]:
+    """Between what a metric can be, judged by its name and by whether its `least` value is negative."""
+    name = metric.rpartition("/")[2]
+    return 0.0 if least >= 0 else -math.inf, 1.0 if name in ("accuracy", "r2") else math.inf
+
+
+def label_first_column(panels: Sequence[Axes], label: str) -> None:
+    """What the shared y axis of `open_panels` shows."""
+    for axes in panels:
+        if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+            axes.set_ylabel(label)
+
+
+def span_of(values: NDArray[Any]) -> float:
+    """How many times the smallest of the values the largest is; 1 where not all are above zero."""
+    known = values[np.isfinite(values)]
+    return float(known.max() / known.min()) if len(known) and known.min() > 0 else 1.0
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is that of a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def thin(count: int, most: int) -> list[int]:
