@@ -11,24 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.plots.figures import (
-    BLACK,
-    BLUE,
-    BLUE_TINT,
-    GREY,
-    LINES,
-    finite,
-    is_number,
-    label_first_column,
-    open_figure,
-    open_panels,
-    possible_range,
-    scale_by_logarithm,
-    shorten,
-    styled,
-    thin,
-    width_of,
-)
+from lab.plots.colours import BLACK, BLUE, BLUE_TINT, GREY, LINES
+from lab.plots.figures import finite, is_number, possible_range, shorten, thin
+from lab.plots.pages import label_first_column, open_figure, open_panels, scale_by_logarithm, styled, width_of
 
 MOST_ROWS = 30  # of one panel of a forest plot
 MOST_EFFECTS = 40  # lines of one panel of effects

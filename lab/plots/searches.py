@@ -11,20 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lab.plots.figures import (
-    BLACK,
-    BLUE,
-    BLUE_TINT,
-    RED,
-    finite,
-    label_first_column,
-    open_figure,
-    open_panels,
-    scale_by_logarithm,
-    shorten,
-    span_of,
-    styled,
-)
+from lab.plots.colours import BLACK, BLUE, BLUE_TINT, RED
+from lab.plots.figures import finite, shorten, span_of
+from lab.plots.pages import label_first_column, open_figure, open_panels, scale_by_logarithm, styled
 
 
 class Slice(NamedTuple):
