@@ -48,9 +48,11 @@ def animate_embedding(
             page.dots(x[group], y[group], fill=colour, shape=shape, radius=2.4)
         if len(classes) <= 20:
             for label in np.unique(targets):
-                middle = np.median(np.stack([x, y])[:, targets == label], axis=1)
+                middle = [float(np.median(values[targets == label])) for values in (x, y)]
                 ink = mix(colours[label], BLACK, 0.6)
-                page.text(*middle, shorten(classes[label], 14), bold=True, anchor="mm", halo=True, colour=ink)
+                page.text(
+                    middle[0], middle[1], shorten(classes[label], 14), bold=True, anchor="mm", halo=True, colour=ink
+                )
         _write_head(page, f"epoch {epochs[earlier]}", None if accuracies is None else accuracies[earlier])
         frames.append(np.asarray(page.render()))
     return frames

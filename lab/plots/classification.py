@@ -31,10 +31,10 @@ def draw_confusion_matrix(counts: ArrayLike, classes: Sequence[str]) -> Page:
     font = 11.0 if size <= 20 else 9.0
     room = max(width_of(name, font) for name in names)
     left, right = room + 34, 58
-    cell = min((WIDTH - left - right) / size, 38.0)
+    cell = min((WIDTH - left - right) / size, max(38.0, 150 / size))
     upright = room > cell * (size / len(shown)) - 4
-    side, top = cell * size, 30.0
-    page = Page(left + side + right, top + side + (room + 12 if upright else 20) + 24, smooth=1)
+    side, top = cell * size, 44.0
+    page = Page(max(left + side + right, 260), top + side + (room + 12 if upright else 20) + 24, smooth=1)
     accuracy = np.trace(numbers) / max(1, numbers.sum())
     page.text(8, 18, f"accuracy {accuracy:.4f} on {numbers.sum():,} examples", bold=True, size=10)
     strength = np.sqrt(shares)[..., None]
@@ -56,7 +56,7 @@ def draw_confusion_matrix(counts: ArrayLike, classes: Sequence[str]) -> Page:
         page.text(
             left + side + 8, top + middle, f"{recall:.3f}" if numbers[index].any() else "-", size=font, anchor="lm"
         )
-    page.text(left + side + 8, top - 6, "recall", size=font, bold=True)
+    page.text(left + side + 8, top - 7, "recall", size=font, bold=True)
     page.text(14, top + side / 2, "true class", anchor="mm", turned=True, colour=GREY)
     page.text(left + side / 2, page.height - 8, "predicted class", anchor="ms", colour=GREY)
     return page

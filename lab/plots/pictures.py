@@ -123,9 +123,8 @@ def embedding_snapshots(val_loader: Loader) -> Snapshots:
 
 def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Path) -> None:
     """fitted_curve.gif, class_regions.gif or embedding.gif, from the state of `Snapshots`."""
-    from lab.plots.classification import animate_embedding, animate_regions
+    from lab.plots.animations import animate_embedding, animate_regions, animate_regression
     from lab.plots.figures import save_gif
-    from lab.plots.training import animate_regression
 
     fixed, taken = state["fixed"], state["taken"]
     if state["kind"] == "curve":
@@ -137,7 +136,7 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             steps=[snapshot["step"] for snapshot in taken],
             losses=[float(snapshot["loss"]) for snapshot in taken],
         )
-        save_gif(frames, directory / "fitted_curve.gif", frames_per_second=5)
+        save_gif(frames, directory / "fitted_curve.gif")
     elif state["kind"] == "regions":
         predicted = torch.stack([snapshot["predicted"] for snapshot in taken])
         frames = animate_regions(
@@ -149,7 +148,7 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             steps=[snapshot["step"] for snapshot in taken],
             accuracies=(predicted == fixed["targets"]).float().mean(dim=1).tolist(),
         )
-        save_gif(frames, directory / "class_regions.gif", frames_per_second=5)
+        save_gif(frames, directory / "class_regions.gif")
     elif (
         state["kind"] == "embedding" and min(taken[0]["features"].shape) >= 4
     ):  # fewer points or features embed nowhere
@@ -160,7 +159,7 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             [snapshot["epoch"] for snapshot in taken],
             accuracies=[float(snapshot["accuracy"]) for snapshot in taken],
         )
-        save_gif(frames, directory / "embedding.gif", frames_per_second=1)
+        save_gif(frames, directory / "embedding.gif")
 
 
 def embed(features: Sequence[np.ndarray]) -> np.ndarray:
@@ -197,8 +196,8 @@ def sample_pictures(
     def draw(epoch: int) -> None:
         if epoch & (epoch - 1) and epoch != last_epoch:
             return
-        from lab.plots.classification import draw_predictions
         from lab.plots.figures import to_image
+        from lab.plots.sheets import draw_predictions
 
         was_training = model.training
         probabilities = class_probabilities(model.eval()(inputs), output_of(model)).cpu().numpy()
@@ -249,8 +248,9 @@ def draw_evaluation(
     probabilities [n, classes] and targets [n] on the CPU, in the order of `examples`; untrained, trained: the network
     before and after training.
     """
-    from lab.plots.classification import draw_class_probabilities, draw_confusion_matrix, draw_mistakes
+    from lab.plots.classification import draw_class_probabilities, draw_confusion_matrix
     from lab.plots.figures import save_png, to_image
+    from lab.plots.sheets import draw_mistakes
 
     figures = {f"confusion_matrix{suffix}": draw_confusion_matrix(confusions.numpy(), spec.classes)}
     if is_image(spec):

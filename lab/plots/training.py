@@ -114,7 +114,7 @@ def _draw_measure(
             page.text(right, top + 12, f"{split} not finite", size=9, colour=colour, anchor="rs")
         if np.isfinite(heights).any():
             ends[split] = float(heights[np.isfinite(heights)][-1])
-        if split == "val" and best_epoch in epochs:
+        if split == "val" and best_epoch is not None and best_epoch in epochs:
             _mark_best(page, panel, best_epoch, epochs, values, heights)
     for split, place in zip(ends, spread(list(ends.values()), 11, top, bottom), strict=True):
         page.text(right + 6, place, split, size=10, colour=_ink(SPLITS[split][0]), anchor="lm")

@@ -43,7 +43,7 @@ class DrawRestoredCurves(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from evaluate import build_model, load_run
-        from lab.plots.training import draw_restored_curves
+        from lab.plots.regression import draw_restored_curves
         from model.net import DataSpec
 
         curves, fixed = {}, None
