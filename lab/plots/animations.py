@@ -87,7 +87,8 @@ def animate_regions(
         page = Page(WIDTH, HEIGHT, smooth=1)
         panel = Panel(page, (40, 34, WIDTH - 14, HEIGHT - 40), extent[:2], extent[2:])
         page.image(_blend(grounds, earlier, later, share)[::-1], panel.box, smooth=True)
-        panel.axes(ticks=5, label="x1")
+        panel.axes(ticks=5)
+        panel.below("x1")
         now = guesses[earlier]
         x, y = panel.x(points[:, 0]), panel.y(points[:, 1])
         for is_wrong in (False, True):
@@ -112,7 +113,8 @@ def animate_regression(
     for earlier, later, share in _between(len(lines)):
         page = Page(WIDTH, HEIGHT, smooth=1)
         panel = Panel(page, (46, 34, WIDTH - 14, HEIGHT - 40), (xs.min(), xs.max()), (ys.min() - room, ys.max() + room))
-        panel.axes(ticks=5, label="x")
+        panel.axes(ticks=5)
+        panel.below("x")
         page.dots(panel.x(xs), panel.y(ys), fill=mix(BLUE, WHITE, 0.65), radius=2.6)
         with page.within(panel.box):  # its first guesses may be far off
             page.line(panel.x(grid), panel.y(finite(_blend(lines, earlier, later, share))), colour=RED, thickness=2.6)

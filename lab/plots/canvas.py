@@ -11,7 +11,7 @@ import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -213,7 +213,8 @@ class Scale:
         if self.log:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             every = max(1, math.ceil((last - first) / most))
-            for steps in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8)):
+            families: Sequence[Sequence[float]] = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8))
+            for steps in families if every == 1 else families[:1]:
                 ticks = [step * 10.0**decade for decade in range(first, last + 1, every) for step in steps]
                 ticks = [tick for tick in ticks if self.low <= tick <= self.high]
                 if len(ticks) > 2:
@@ -239,23 +240,25 @@ class Panel:
         left, top, right, bottom = box
         self.x, self.y = Scale(*x, left, right), Scale(*y, bottom, top, log=log)
 
-    def axes(self, *, ticks: int = 4, size: float = 10, label: str = "", x_ticks: int | Literal["none"] = 5) -> None:
-        """Grid lines, their numbers, the x axis with whole numbers and a label at its end; `x_ticks` "none": no numbers."""
+    def axes(self, *, ticks: int = 4, size: float = 10, ink: str = BLACK) -> None:
+        """Grid lines with their numbers, and the line of the x axis."""
         left, _, right, bottom = self.box
-        grey, ink = mix(GREY, self.page.background, 0.25), mix(BLACK, self.page.background, 0.85)
+        grey, dark = mix(GREY, self.page.background, 0.25), mix(ink, self.page.background, 0.85)
         for tick in self.y.ticks(ticks) if ticks else []:
             place = float(self.y(tick))
             self.page.line([left, right], [place, place], colour=grey, thickness=0.8)
-            self.page.text(left - 5, place, as_number(tick), size=size, anchor="rm", colour=ink)
-        self.page.line([left, right], [bottom, bottom], colour=ink, thickness=1)
-        if x_ticks == "none":
-            return
-        for tick in self.x.ticks(x_ticks, whole=True):
+            self.page.text(left - 5, place, as_number(tick), size=size, anchor="rm", colour=dark)
+        self.page.line([left, right], [bottom, bottom], colour=dark, thickness=1)
+
+    def below(self, label: str, *, ticks: int = 5, whole: bool = False, size: float = 10, ink: str = BLACK) -> None:
+        """Ticks of the x axis with their numbers, and what they are."""
+        left, _, right, bottom = self.box
+        dark = mix(ink, self.page.background, 0.85)
+        for tick in self.x.ticks(ticks, whole=whole):
             place = float(self.x(tick))
-            self.page.line([place, place], [bottom, bottom + 3], colour=ink, thickness=1)
-            self.page.text(place, bottom + 5, as_number(tick), size=size, anchor="mt", colour=ink)
-        if label:
-            self.page.text((left + right) / 2, bottom + 18, label, size=size, anchor="mt", colour=ink)
+            self.page.line([place, place], [bottom, bottom + 3], colour=dark, thickness=1)
+            self.page.text(place, bottom + 5, as_number(tick), size=size, anchor="mt", colour=dark)
+        self.page.text((left + right) / 2, bottom + 8 + size, label, size=size, anchor="mt", colour=dark)
 
 
 def as_number(value: float, digits: int = 4) -> str:

@@ -140,7 +140,7 @@ def draw_reliability(probabilities: ArrayLike, targets: ArrayLike, *, bins: int 
     error, accuracy = calibration_error(values, labels, bins=bins), (values.argmax(1) == labels).mean()
     page.text(8, 18, f"ECE {error:.4f}    NLL {likelihood:.4f}    accuracy {accuracy:.4f}", bold=True)
     panel = Panel(page, (46, 40, 346, 300), (0, 1), (0, 1))
-    panel.axes(ticks=5, x_ticks="none")
+    panel.axes(ticks=5)
     page.text(8, 34, "accuracy", size=10, colour=GREY)
     edges = panel.x(np.linspace(0, 1, bins + 1))
     below = Panel(page, (46, 322, 346, 384), (0, 1), (0, max(1, counts.max())))
@@ -155,10 +155,8 @@ def draw_reliability(probabilities: ArrayLike, targets: ArrayLike, *, bins: int 
     page.text(56, 58, "orange: gap to the confidence", size=9, colour=GREY)
     page.text(8, 316, "examples", size=10, colour=GREY)
     page.text(41, 327, f"{counts.max():,}", size=9, anchor="rm")
-    page.line([46, 346], [384, 384], colour=BLACK, thickness=1)
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        page.text(float(below.x(tick)), 388, f"{tick:g}", size=10, anchor="mt")
-    page.text(196, 403, "confidence", size=10, anchor="mt")
+    below.axes(ticks=0)
+    below.below("confidence")
     return page
 
 
@@ -176,11 +174,9 @@ def draw_precision_recall(scores: ArrayLike, targets: ArrayLike, name: str = "cl
     page = Page(360, 330, smooth=3)
     page.text(8, 18, f"{shorten(name, 24)}: average precision {area:.4f}", bold=True)
     panel = Panel(page, (46, 44, 346, 290), (0, 1), (0, 1))
-    panel.axes(ticks=5, x_ticks="none")
-    for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
-        page.text(float(panel.x(tick)), 295, f"{tick:g}", size=10, anchor="mt")
+    panel.axes(ticks=5)
     page.text(8, 37, "precision", size=10, colour=GREY)
-    page.text(196, 310, "recall", size=10, anchor="mt")
+    panel.below("recall")
     share = float(labels.mean())
     base = float(panel.y(share))
     page.line([46, 346], [base, base], colour=GREY, thickness=1, dash=(4, 3))

@@ -43,15 +43,15 @@ def draw_residuals(predictions: ArrayLike, targets: ArrayLike, *, names: Sequenc
         room = 0.05 * (high - low) or 0.5
         ends = (float(low - room), float(high + room))
         panel = Panel(page, (46, top + 44, 222, top + 196), ends, ends)
-        panel.axes(ticks=4, x_ticks="none")
-        tick_x(page, panel, "true")
+        panel.axes()
+        panel.below("true", ticks=4)
         page.text(8, top + 37, "predicted", size=10, colour=GREY)
         page.line(panel.x(ends), panel.y(ends), colour=GREY, thickness=1, dash=(4, 3))
         page.dots(panel.x(true[some]), panel.y(guess[some]), fill=mix(BLUE, WHITE, 0.7), radius=1.8)
         most = float(np.abs(residuals).max()) * 1.05 or 1.0
         right = Panel(page, (284, top + 44, 418, top + 196), ends, (-most, most))
-        right.axes(ticks=4, x_ticks="none")
-        tick_x(page, right, "predicted")
+        right.axes()
+        right.below("predicted", ticks=4)
         page.text(246, top + 37, "residual", size=10, colour=GREY)
         page.line([284, 418], [float(right.y(0))] * 2, colour=GREY, thickness=1, dash=(4, 3))
         page.dots(right.x(guess[some]), right.y(residuals[some]), fill=mix(BLUE, WHITE, 0.7), radius=1.8)
@@ -61,14 +61,6 @@ def draw_residuals(predictions: ArrayLike, targets: ArrayLike, *, names: Sequenc
                 bar = (424.0, float(right.y(end)) + 0.3, 424 + 46 * count / counts.max(), float(right.y(start)) - 0.3)
                 page.rectangle(bar, fill=BLUE_TINT)
     return page
-
-
-def tick_x(page: Page, panel: Panel, label: str) -> None:
-    """A few numbers below a panel, and what they are."""
-    left, _, right, bottom = panel.box
-    for tick in panel.x.ticks(4):
-        page.text(float(panel.x(tick)), bottom + 5, f"{tick:.3g}".replace("-", "\u2212"), size=10, anchor="mt")
-    page.text((left + right) / 2, bottom + 20, label, size=10, anchor="mt")
 
 
 @drawing
@@ -89,8 +81,8 @@ def draw_restored_curves(
     for index, (width, named) in enumerate(curves.items()):
         left, top = 46 + 210 * (index % columns), 196.0 * (index // columns)
         panel = Panel(page, (left, top + 28, left + 176, top + 156), (float(grid.min()), float(grid.max())), limits)
-        panel.axes(ticks=4, x_ticks="none")
-        tick_x(page, panel, "x")
+        panel.axes()
+        panel.below("x", ticks=4)
         page.text(left, top + 19, f"width {width}", bold=True)
         page.dots(panel.x(xs), panel.y(ys), fill=mix(GREY, WHITE, 0.55), radius=1.5)
         for layer, values in enumerate(named.values()):

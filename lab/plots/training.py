@@ -98,7 +98,9 @@ def _draw_measure(
     left, top, right, bottom = box
     every = [value for _, values in measure.series.values() for value in values]
     panel = Panel(page, box, x, _limits(every, measure), log=measure.log)
-    panel.axes(label="epoch" if labelled else "", x_ticks=4 if labelled else "none")
+    panel.axes()
+    if labelled:
+        panel.below("epoch", ticks=4, whole=True)
     page.text(left - 38, top - 7, measure.heading, bold=True, size=10)
     ends = {}
     for split, (epochs, values) in measure.series.items():
@@ -148,7 +150,9 @@ def _draw_strip(
     known = values[np.isfinite(values)]
     high = float(known.max()) if len(known) else 1.0
     panel = Panel(page, box, x, (min(0.0, float(known.min()) if len(known) else 0.0), high or 1.0))
-    panel.axes(ticks=0, label="epoch" if labelled else "", x_ticks=4 if labelled else "none")
+    panel.axes(ticks=0)
+    if labelled:
+        panel.below("epoch", ticks=4, whole=True)
     for value in (panel.y.low, panel.y.high):
         page.text(box[0] - 5, float(panel.y(value)), as_number(value, 2), size=9, colour=GREY, anchor="rm")
     page.line(panel.x(epochs), panel.y(values), colour=GREY, thickness=1.4)
@@ -212,7 +216,8 @@ def draw_losses(
     page = Page(WIDTH, 300)
     box = (46.0, 24.0, WIDTH - 12 - max([30.0, *map(width_of, names.values())]), 262.0)
     panel = Panel(page, box, (float(steps.min()), float(steps.max())), (low, high), log=is_log)
-    panel.axes(label="step", ticks=5)
+    panel.axes(ticks=5)
+    panel.below("step", whole=True)
     page.text(8, 14, "loss", bold=True, size=10)
     ends = {}
     with page.within(box):
