@@ -264,7 +264,10 @@ class Panel:
 def as_number(value: float, digits: int = 4) -> str:
     """A tick's number, short and with a real minus sign: 20k, 0.05, 1e-5."""
     size, unit = next((pair for pair in ((1e6, "M"), (1e3, "k")) if 10 * pair[0] <= abs(value) < 1e9), (1.0, ""))
-    return f"{value / size:.{digits}g}{unit}".replace("e-0", "e-").replace("-", "\u2212")
+    if 0 < abs(value) < 1e-3:
+        size = 10.0 ** math.floor(math.log10(abs(value) * (1 + 1e-9)))
+        unit = f"e{round(math.log10(size))}"
+    return f"{value / size:.{digits}g}{unit}".replace("e+", "e").replace("-", "\u2212")
 
 
 def spread(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:

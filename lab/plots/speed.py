@@ -26,7 +26,7 @@ def draw_speed(
     The marks of `ours` are large and blue; at the right margin stands its rate, {setting: rate}.
     """
     others = [name for name in dict.fromkeys(name for row in shares.values() for name in row) if name != ours]
-    looks = {ours: (BLUE, "o"), **dict(zip(others, OTHERS, strict=True))}
+    looks = {ours: (BLUE, "o"), **dict(zip(others, OTHERS, strict=False))}
     room, height = 24 + max(map(width_of, shares)), 22.0
     most = max(1.0, *[share for row in shares.values() for share in row.values()])
     page = Page(WIDTH, 62 + height * len(shares) + 44)
@@ -48,7 +48,7 @@ def draw_speed(
         if ours in row and len(row) > 1:
             best = max(share for name, share in row.items() if name != ours)
             page.line(panel.x([best, row[ours]]), [middle, middle], colour=BLUE_TINT, thickness=3)
-        for name, share in reversed(row.items()):
+        for name, share in reversed([*row.items()]):
             colour, shape = looks[name]
             page.dots(panel.x(share), middle, fill=colour, shape=shape, radius=5.5 if name == ours else 4)
     place = 16.0
