@@ -209,25 +209,27 @@ class Scale:
         return self.start + (numbers - low) / ((high - low) or 1.0) * (self.end - self.start)
 
     def ticks(self, most: int = 5, *, whole: bool = False) -> list[float]:
-        """At most `most` round values on the scale (of a logarithm, some more), evenly spread."""
-        if self.log:
-            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            every = max(1, math.ceil((last - first) / most))
-            families: Sequence[Sequence[float]] = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8))
-            for steps in families if every == 1 else families[:1]:
-                ticks = [step * 10.0**decade for decade in range(first, last + 1, every) for step in steps]
-                ticks = [tick for tick in ticks if self.low <= tick <= self.high]
-                if len(ticks) > 2:
-                    break
-        else:
-            raw = (self.high - self.low) / most or 1.0
-            size = 10.0 ** math.floor(math.log10(raw))
-            step = next(size * times for times in (1, 2, 2.5, 5, 10) if size * times >= raw * 0.999)
-            step = max(1, round(step)) if whole else step
-            ticks = [
-                step * n for n in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)
-            ]
-        return [tick for tick in ticks if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9) or tick == 0]
+        """About `most` round values on the scale, evenly spread."""
+        if self.log and len(ticks := self._ticks_of_logarithm(most)) > 1:
+            return ticks
+        raw = (self.high - self.low) / most or 1.0
+        size = 10.0 ** math.floor(math.log10(raw))
+        step = next(size * times for times in (1, 2, 2.5, 5, 10) if size * times >= raw * 0.999)
+        step = max(1, round(step)) if whole else step
+        return [step * n for n in range(math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6) + 1)]
+
+    def _ticks_of_logarithm(self, most: int) -> list[float]:
+        """Powers of ten, or also some of their multiples where the scale holds few of them."""
+        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        every = max(1, math.ceil((last - first) / most))
+        ticks: list[float] = []
+        families: Sequence[Sequence[float]] = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 8))
+        for steps in families if every == 1 else families[:1]:
+            ticks = [step * 10.0**decade for decade in range(first, last + 1, every) for step in steps]
+            ticks = [tick for tick in ticks if self.low <= tick <= self.high]
+            if len(ticks) > 2:
+                break
+        return ticks
 
 
 class Panel:
@@ -261,9 +263,12 @@ class Panel:
         self.page.text((left + right) / 2, bottom + 8 + size, label, size=size, anchor="mt", colour=dark)
 
 
+UNITS = ((1e6, "M", 1e6), (1e3, "k", 1e4))  # 2M, 20k, but 2000
+
+
 def as_number(value: float, digits: int = 4) -> str:
     """A tick's number, short and with a real minus sign: 20k, 0.05, 1e-5."""
-    size, unit = next((pair for pair in ((1e6, "M"), (1e3, "k")) if 10 * pair[0] <= abs(value) < 1e9), (1.0, ""))
+    size, unit = next((unit for unit in UNITS if unit[2] <= abs(value) < 1e9), (1.0, "", 0))[:2]
     if 0 < abs(value) < 1e-3:
         size = 10.0 ** math.floor(math.log10(abs(value) * (1 + 1e-9)))
         unit = f"e{round(math.log10(size))}"

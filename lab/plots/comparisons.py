@@ -53,7 +53,9 @@ def draw_forest(panels: Mapping[str, Sequence[ForestRow]], metric: str, *, highe
         axes = figure.add_axes((left / width, 1 - (top + tall) / height, 3.4 / width, tall / height))
         _place_rows(axes, rows, labels[name], numbers[name], _forest_limits(rows, metric))
         more = len(panels[name]) - len(rows)
-        axes.set_title(name + f" (the best {len(rows)} of {len(panels[name])} rows)" * bool(more), fontweight="bold")
+        axes.set_title(
+            shorten(name, 40) + f" (the best {len(rows)} of {len(panels[name])} rows)" * bool(more), fontweight="bold"
+        )
         top += tall + between
     axes.set_xlabel(f"{metric} ({'higher' if higher else 'lower'} is better)")
     return figure
@@ -207,7 +209,7 @@ def draw_mean_curves(panels: Mapping[str, Mapping[str, MeanCurve]], metric: str)
             if name in looks:
                 seen += _draw_curve(axes, curve, *looks[name])
         if title:
-            axes.set_title(title, fontweight="bold")
+            axes.set_title(shorten(title, 40), fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.margins(x=0.02)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lab.plots.canvas import Box, Page, Panel, as_number, spread, width_of
 from lab.plots.colours import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, WHITE, mix, to_rgb
-from lab.plots.figures import drawing, finite, possible_range, shorten, span_of
+from lab.plots.figures import DrawingError, drawing, finite, possible_range, shorten, span_of
 
 WIDTH = 480  # at which TensorBoard and a README in two columns show a picture
 LOOKS: list[tuple[str, tuple[float, float] | None]] = [
@@ -205,6 +205,8 @@ def draw_losses(
     """
     names = {name: shorten(name, 24) for name in series}
     curves = {name: (np.asarray(steps, dtype=float), finite(losses)) for name, (steps, losses) in series.items()}
+    if any(len(steps) != len(values) for steps, values in curves.values()):
+        raise DrawingError("each line needs as many losses as steps")
     looks = {name: LOOKS[index % len(LOOKS)] for index, name in enumerate(series)}
     bold = {name: _smooth(values, smoothing) for name, (_, values) in curves.items()}
     seen = np.concatenate([np.zeros(0), *bold.values()])
