@@ -51,7 +51,7 @@ def animate_embedding(
                 middle = [float(np.median(values[targets == label])) for values in (x, y)]
                 ink = mix(colours[label], BLACK, 0.6)
                 page.text(
-                    middle[0], middle[1], shorten(classes[label], 14), bold=True, anchor="mm", halo=True, colour=ink
+                    middle[0], middle[1], shorten(classes[label], 11), bold=True, anchor="mm", halo=True, colour=ink
                 )
         _write_head(page, f"epoch {epochs[earlier]}", None if accuracies is None else accuracies[earlier])
         frames.append(np.asarray(page.render()))

@@ -133,8 +133,7 @@ def draw_reliability(probabilities: ArrayLike, targets: ArrayLike, *, bins: int 
     values, labels = np.asarray(probabilities, dtype=float), np.asarray(targets).astype(int)
     if not len(values) or not np.isfinite(values).all():
         raise DrawingError("a reliability diagram needs examples with finite probabilities")
-    _, right, counts = _bin_confidences(values, labels, bins)
-    sure, _, _ = _bin_confidences(values, labels, bins)
+    sure, right, counts = _bin_confidences(values, labels, bins)
     likelihood = -np.log(np.maximum(values[np.arange(len(labels)), labels], 1e-12)).mean()
     page = Page(360, 420, smooth=2)
     error, accuracy = calibration_error(values, labels, bins=bins), (values.argmax(1) == labels).mean()

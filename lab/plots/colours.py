@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 YELLOW, BLACK, GREY, BLUE_TINT, RED_TINT, GREY_TINT = "#F0E442", "#222222", "#8C8C8C", "#9CCBEB", "#F4B183", "#DDDDDD"
 WHITE = "#FFFFFF"
-LINES = [(BLUE, "-"), (RED, "--"), (GREEN, "-."), (ORANGE, (0, (1, 0.8))), (PURPLE, "-"), (SKY, "--"), (BLACK, "-.")]
-LAYERS = [(7.0, YELLOW, "-"), (3.4, SKY, "-"), (1.4, BLACK, (0, (3, 2))), (1.4, RED, (0, (1, 4)))]
-# Ten whose least distance in OKLab is as large as a search could make it, as seen by normal eyes and by those without
-# one of the three cones (Machado et al. 2009): 14.6 of 100, where Petroff's ten have 6.1 and two of them look grey.
-TEN = ["#119999", "#FF5511", "#220088", "#FFCC22", "#AA33FF", "#551122", "#66EECC", "#AA2200", "#AAAAFF", "#555577"]
+# Ten whose least distance from each other in OKLab is as large as a search could make it, as seen by normal eyes and by
+# those without one of the three cones (Machado et al. 2009), none of them pale on paper: 12.7 of 100, where Petroff's ten
+# have 6.1 and two of them look grey.
+TEN = ["#006677", "#FFAA00", "#BB55FF", "#FF4422", "#002277", "#669988", "#AA2200", "#AAAAEE", "#551122", "#7700CC"]
 VIRIDIS = ["#440154", "#414487", "#2A788E", "#22A884", "#7AD151", "#FDE725"]
 
 

@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.plots.colours import BLACK, BLUE, BLUE_TINT, GREY, LINES
+from lab.plots.colours import BLACK, BLUE, BLUE_TINT, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from lab.plots.figures import finite, is_number, possible_range, shorten, thin
 from lab.plots.pages import label_first_column, open_figure, open_panels, scale_by_logarithm, styled, width_of
 
+# The looks of curves: they differ in more than colour.
+LINES = [(BLUE, "-"), (RED, "--"), (GREEN, "-."), (ORANGE, (0, (1, 0.8))), (PURPLE, "-"), (SKY, "--"), (BLACK, "-.")]
 MOST_ROWS = 30  # of one panel of a forest plot
 MOST_EFFECTS = 40  # lines of one panel of effects
 

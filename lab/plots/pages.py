@@ -13,11 +13,11 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 
+from lab.plots import canvas
 from lab.plots.figures import P, T, drawing
 
 STYLE: dict[Any, Any] = {
@@ -52,10 +52,10 @@ def styled(function: Callable[P, T]) -> Callable[P, T]:
 @styled
 def pixels_of(figure: Figure) -> NDArray[np.uint8]:
     """The pixels of a figure, uint8 [height, width, 3]; see `figures.to_image`."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    agg = FigureCanvasAgg(figure)
+    agg.draw()
     figure.set_layout_engine("none")
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return np.asarray(agg.buffer_rgba())[..., :3].copy()
 
 
 def open_figure(width: float, height: float, *, dots: int = 150, layout: Any = "constrained") -> Figure:
@@ -79,18 +79,9 @@ def open_panels(
     return figure, list(panels[:count])
 
 
-def open_frame() -> tuple[Figure, Axes, Any, Any]:
-    """A figure of 480 x 360 pixels, small enough for a GIF, its axes, and the texts above them, left and right."""
-    figure = open_figure(4.8, 3.6, dots=100)
-    axes = figure.subplots()
-    return figure, axes, axes.set_title("", loc="left"), axes.set_title("", loc="right")
-
-
 def width_of(text: str, size: float, *, bold: bool = False) -> float:
     """How wide a line of text is, in inches, at a font size in points."""
-    font = FontProperties(size=size, weight="bold" if bold else "normal")
-    width, _, _ = RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, ismath=False)
-    return width / 72
+    return canvas.width_of(text, size * 96 / 72, bold=bold) / 96
 
 
 def scale_by_logarithm(axes: Axes, which: Literal["x", "y"]) -> None:

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lab.plots.canvas import Page, Panel
-from lab.plots.colours import BLACK, BLUE, BLUE_TINT, GREY, LAYERS, WHITE, mix
+from lab.plots.canvas import Page, Panel, width_of
+from lab.plots.colours import BLACK, BLUE, BLUE_TINT, GREY, RED, SKY, WHITE, YELLOW, mix
 from lab.plots.figures import DrawingError, drawing, shorten
 
 WIDTH, MOST_POINTS = 480, 2000
-DASHES = {2: (5.0, 3.0), 3: (1.5, 5.0)}
+# Thickness, colour and dashes of curves that may be equal: each later one leaves the one below to be seen.
+LAYERS: list[tuple[float, str, tuple[float, float] | None]] = [
+    (7.0, YELLOW, None), (3.4, SKY, None), (1.4, BLACK, (5, 3)), (1.4, RED, (1.5, 5)),
+]  # fmt: skip
 
 
 @drawing
@@ -85,16 +88,11 @@ def draw_restored_curves(
         panel.below("x", ticks=4)
         page.text(left, top + 19, f"width {width}", bold=True)
         page.dots(panel.x(xs), panel.y(ys), fill=mix(GREY, WHITE, 0.55), radius=1.5)
-        for layer, values in enumerate(named.values()):
-            thickness, colour, _ = LAYERS[layer]
-            look = {"colour": colour, "thickness": thickness, "dash": DASHES.get(layer)}
-            page.line(panel.x(grid), panel.y(np.asarray(values)), **look)  # type: ignore[arg-type]
+        for values, (thickness, colour, dash) in zip(named.values(), LAYERS, strict=False):
+            page.line(panel.x(grid), panel.y(np.asarray(values)), colour=colour, thickness=thickness, dash=dash)
     place = 14.0
-    for layer, name in enumerate(next(iter(curves.values()), {})):
-        thickness, colour, _ = LAYERS[layer]
-        page.line(
-            [place, place + 26], [page.height - 14] * 2, colour=colour, thickness=thickness, dash=DASHES.get(layer)
-        )
+    for name, (thickness, colour, dash) in zip(next(iter(curves.values()), {}), LAYERS, strict=False):
+        page.line([place, place + 26], [page.height - 14] * 2, colour=colour, thickness=thickness, dash=dash)
         page.text(place + 32, page.height - 10, name, size=10, colour=BLACK)
-        place += 46 + 6.2 * len(name)
+        place += 50 + width_of(name, 10)
     return page

@@ -14,6 +14,7 @@ from lab.plots.colours import BLACK, GREY, TEN, WHITE, mix
 from lab.plots.figures import DrawingError, Frames, drawing, finite, span_of
 
 WIDTH, HEIGHT = 840, 400  # as wide as a README
+REDS = ("#AA2200", "#551122", "#FF4422")  # too near to the red of a kill
 NIGHT = "#0D1117"  # the page of a code host at night
 CURVE: Box = (58, 70, WIDTH - 16, 286)
 DIFFERENCE: Box = (58, 318, WIDTH - 16, 362)
@@ -34,7 +35,7 @@ def draw_survival(
     Takes steps [n], the metric of both runs [n], and the step at which each process was killed. A cross marks each kill;
     below is the difference of the two. dark: for a page that is dark.
     """
-    return _draw(*_checked(steps, undisturbed, survivor), kills, metric, dark, smooth=3)
+    return _draw(*_checked(steps, undisturbed, survivor), kills, metric, dark, smooth=2)
 
 
 @drawing
@@ -116,8 +117,8 @@ def _draw(
 
 def _line_colour(index: int, dark: bool) -> str:
     """The colour of a process, none of them the red of a kill; on a dark page the deep ones are lighter."""
-    colour = [colour for colour in TEN if colour not in ("#AA2200", "#551122")][index % 8]
-    return mix(colour, WHITE, 0.5 if colour in ("#220088", "#555577") else 0.85) if dark else colour
+    colour = [colour for colour in TEN if colour not in REDS][index % 7]
+    return mix(colour, WHITE, 0.5 if colour in ("#006677", "#002277", "#7700CC") else 0.85) if dark else colour
 
 
 def _write_words(page: Page, metric: str, gap: NDArray[Any], count: int, happened: int, ink: str, red: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from drawn import make_records, overlap, texts_of
 
 from lab.plots.canvas import Page, Panel
-from lab.plots.colours import LINES, SKY, mix, to_rgb
+from lab.plots.colours import SKY, mix, to_rgb
 from lab.plots.figures import to_image
 from lab.plots.training import LOOKS, draw_first_filters, draw_learning_curves, draw_losses
 
@@ -151,7 +151,7 @@ def test_optimisers_differ_in_more_than_colour_and_are_named_at_their_ends(monke
     labels = [mark for mark in page.words if mark.text in names]
     assert len({mark.colour for mark in labels}) == 4
     assert not [pair for pair in itertools.combinations(labels, 2) if overlap(*pair)]
-    assert len({*LOOKS}) == len(LOOKS) == len(LINES)
+    assert len({*LOOKS}) == len(LOOKS) == 7
 
 
 # ------------------------------------------------------------------------------------------------------------ filters
