@@ -95,12 +95,12 @@ def test_regions_of_many_classes_come_as_integers() -> None:
     assert len(frames) == 1 and len(np.unique(frames[0].reshape(-1, 3), axis=0)) > 5
 
 
-@pytest.mark.parametrize("classes", [2, 10, 20, 100])
+@pytest.mark.parametrize("classes", [10, 100])
 def test_embedding_frames_share_their_limits_and_make_a_small_gif(classes: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     targets = np.arange(300) % classes
-    places = rng.normal(size=(8, 300, 2)) * np.linspace(1, 9, 8)[:, None, None]
-    frames = animate_embedding(places, targets, LONG_NAMES[:classes], range(8))
+    places = rng.normal(size=(5, 300, 2)) * np.linspace(1, 9, 5)[:, None, None]
+    frames = animate_embedding(places, targets, LONG_NAMES[:classes], range(5))
     assert len(frames) > 16  # and so between the snapshots, too
     inked = [np.argwhere((frame[60:] < 200).any(-1)) for frame in frames]
     assert np.ptp(inked[0], axis=0).max() < np.ptp(inked[-1], axis=0).max()  # the cloud grows, the limits stay
