@@ -175,28 +175,30 @@ def result_of(trial: optuna.trial.FrozenTrial) -> float:
 
 
 def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> None:
-    """slices.png: the result against each hyperparameter; contour.png: against the two most important numbers."""
+    """slices.png, history.png, importances.png: the result against each hyperparameter, as it came about, what mattered."""
     import optuna
 
-    from lab.plots.comparisons import draw_contour, draw_slices
     from lab.plots.figures import save_png
+    from lab.plots.searches import Slice, draw_history, draw_importances, draw_slices
 
-    done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
     by_key = {dimension.key: dimension for dimension in search.space}
-    keys = list(ranked) or list(by_key)
-    tried = {key: [trial for trial in done if key in trial.params] for key in keys}
-    slices = {key: ([t.params[key] for t in trials], [result_of(t) for t in trials]) for key, trials in tried.items()}
-    log = {key for key in keys if by_key[key].log}
-    figure = draw_slices({key: pair for key, pair in slices.items() if pair[0]}, search.monitor, log=log)
-    save_png(figure, search.folder / "slices.png")
-    pictures = ["slices.png"]
-    numbers = [key for key in keys if not by_key[key].choices][:2]
-    both = [trial for trial in done if all(key in trial.params for key in numbers)]
-    if len(numbers) == 2 and len(both) >= 4:
-        x, y = ([trial.params[key] for trial in both] for key in numbers)
-        figure = draw_contour(x, y, [result_of(trial) for trial in both], names=numbers, metric=search.monitor, log=log)
-        save_png(figure, search.folder / "contour.png")
-        pictures.append("contour.png")
+    slices = {}
+    for key in list(ranked) or list(by_key):
+        trials, dimension = [trial for trial in finished if key in trial.params], by_key[key]
+        values, results = [trial.params[key] for trial in trials], [result_of(trial) for trial in trials]
+        slices[key] = Slice(values, results, dimension.low, dimension.high, dimension.log, dimension.choices)
+    higher = study.direction == optuna.study.StudyDirection.MAXIMIZE
+    known = {key: piece for key, piece in slices.items() if piece.values}
+    figures = {
+        "slices": draw_slices(known, search.monitor, higher=higher),
+        "history": draw_history([trial.value for trial in study.get_trials()], search.monitor, higher=higher),
+    }
+    if ranked:
+        figures["importances"] = draw_importances(ranked, search.monitor)
+    for name, figure in figures.items():
+        save_png(figure, search.folder / f"{name}.png")
+    pictures = [f"{name}.png" for name in figures]
     print(f"written {', '.join(pictures)} and best.yaml in {here(search.folder)}")
 
 

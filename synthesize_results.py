@@ -29,7 +29,7 @@ from utils import PROJECT, UserError, write_file
 
 def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
     """Draws the learning curves of the best rows and the effect of each key into the root: (heading, file) of each."""
-    from lab.plots.comparisons import draw_effects, draw_mean_curves
+    from lab.plots.comparisons import EffectLine, MeanCurve, draw_effects, draw_mean_curves
     from lab.plots.figures import save_png
 
     pictures = []
@@ -37,12 +37,14 @@ def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
         num_rows = sum(row.result is not None for row in summary.rows)
         few = f"the best {MOST_CURVES} of {num_rows} rows, " if num_rows > MOST_CURVES else ""
         file = summary.root / "results_curves.png"
-        save_png(draw_mean_curves(curves, summary.metric), file)
+        panel = {name: MeanCurve(*curve) for name, curve in curves.items()}
+        save_png(draw_mean_curves({"": panel}, summary.metric), file)
         pictures.append((f"Learning curves: {few}mean and 95% band over runs", file))
     if effects := effects_of(summary):
         file = summary.root / "results_effects.png"
-        save_png(draw_effects(effects, summary.metric), file)
-        pictures.append(("Effect of each key: every row as a dot, the mean of a value as a bar", file))
+        lines = {name: [EffectLine(*line) for line in some] for name, some in effects.items()}
+        save_png(draw_effects(lines, summary.metric), file)
+        pictures.append(("Effect of each key: a line connects rows that agree in all other keys", file))
     return pictures
 
 

@@ -94,35 +94,12 @@ def main() -> None:
 
 
 def draw(points: dict[str, list[tuple[int, dict[str, float]]]]) -> None:
-    from matplotlib.figure import Figure  # here, because it would count in the memory of each point
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from lab.plots.figures import save_png  # here, because it would count in the memory of each point
+    from lab.plots.speed import draw_growth
 
-    from lab.plots.figures import BLUE, RED, save_png
-
-    figure = Figure(figsize=(9, 4.8), dpi=150, layout="constrained")
-    rows = figure.subplots(2, 3, sharey="row", sharex="col")
-    for column, (name, measured) in enumerate(points.items()):
-        sizes = [size for size, _ in measured]
-        for axes, key, color in zip(rows[:, column], ("rate", "memory"), (BLUE, RED), strict=True):
-            axes.plot(sizes, [point[key] for _, point in measured], color=color, marker="o", markersize=4)
-            axes.set(xscale="log", yscale="log")
-            axes.grid(True, which="major", color="#E6E6E6")
-            axes.xaxis.set_major_locator(LogLocator(numticks=4))
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(lambda value, _: shorten(value))
-                axis.set_minor_formatter(NullFormatter())
-        rows[1, column].set_xlabel(name)
-    rows[0, 0].set_ylabel("examples / s")
-    rows[1, 0].set_ylabel("peak memory of the process, MB")
     threads = f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}"
-    figure.suptitle(f"mlp, {FEATURES} inputs; else batch 256, 50,000 examples, width 128; {threads}", fontsize=9)
-    save_png(figure, HERE / "growth.png")
-
-
-def shorten(value: float) -> str:
-    """2e4 -> "20k"."""
-    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k" if value >= 1e4 else f"{value:g}"
+    note = f"mlp, {FEATURES} inputs; else batch 256, 50,000 examples, width 128; {threads}"
+    save_png(draw_growth(points, note=note), HERE / "growth.png")
 
 
 if __name__ == "__main__":

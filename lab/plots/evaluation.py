@@ -36,8 +36,9 @@ def draw_evaluation(
     probabilities [n, classes] and targets [n] on the CPU, in the order of `examples`; untrained, trained: the network
     before and after training.
     """
-    from lab.plots.classification import draw_class_probabilities, draw_confusion_matrix, draw_mistakes
+    from lab.plots.classification import draw_class_probabilities, draw_confusion_matrix
     from lab.plots.figures import save_png, to_image
+    from lab.plots.sheets import draw_mistakes
 
     figures = {f"confusion_matrix{suffix}": draw_confusion_matrix(confusions.numpy(), spec.classes)}
     if is_image(spec):

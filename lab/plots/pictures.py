@@ -85,8 +85,8 @@ class Pictures:
         spec = self.data.spec
         if not is_image(spec) or spec.task != "classification":
             return
-        from lab.plots.classification import draw_predictions
         from lab.plots.figures import to_image
+        from lab.plots.sheets import draw_predictions
 
         if not hasattr(self, "samples"):
             self.samples = [part[:NUM_SAMPLES] for part in next(iter(self.data.val))[:2]]

@@ -91,9 +91,8 @@ def probe_hidden(val_loader: Loader) -> tuple[Probe, Snapshot]:
 
 def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Path) -> None:
     """fitted_curve.gif, class_regions.gif or embedding.gif, from the state of `Snapshots`."""
-    from lab.plots.classification import animate_embedding, animate_regions
+    from lab.plots.animations import animate_embedding, animate_regions, animate_regression
     from lab.plots.figures import save_gif
-    from lab.plots.training import animate_regression
 
     fixed, taken = state["fixed"], state["taken"]
     if state["kind"] == "curve":
@@ -105,7 +104,7 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             steps=[snapshot["step"] for snapshot in taken],
             losses=[float(snapshot["loss"]) for snapshot in taken],
         )
-        save_gif(frames, directory / "fitted_curve.gif", frames_per_second=5)
+        save_gif(frames, directory / "fitted_curve.gif")
     elif state["kind"] == "regions":
         predicted = torch.stack([snapshot["predicted"] for snapshot in taken])
         frames = animate_regions(
@@ -117,7 +116,7 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             steps=[snapshot["step"] for snapshot in taken],
             accuracies=(predicted == fixed["targets"]).float().mean(dim=1).tolist(),
         )
-        save_gif(frames, directory / "class_regions.gif", frames_per_second=5)
+        save_gif(frames, directory / "class_regions.gif")
     elif (
         state["kind"] == "embedding" and min(taken[0]["features"].shape) >= 4
     ):  # fewer points or features embed nowhere
@@ -128,7 +127,7 @@ def draw_animation(state: dict[str, Any], classes: Sequence[str], directory: Pat
             [snapshot["epoch"] for snapshot in taken],
             accuracies=[float(snapshot["accuracy"]) for snapshot in taken],
         )
-        save_gif(frames, directory / "embedding.gif", frames_per_second=1)
+        save_gif(frames, directory / "embedding.gif")
 
 
 def embed(features: Sequence[np.ndarray]) -> np.ndarray:

@@ -44,7 +44,7 @@ class DrawRestoredCurves(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from lab.config.builders import build_model
-        from lab.plots.training import draw_restored_curves
+        from lab.plots.regression import draw_restored_curves
         from lab.runs.loading import load_run
         from model.net import DataSpec
 

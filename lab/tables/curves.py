@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from lab.runs.reading import Run, read_curve
 from lab.tables.cells import Estimate
-from lab.tables.content import in_order
 from lab.tables.rows import Row
 from lab.tables.statistics import estimate
 from lab.tables.summary import Summary
@@ -37,15 +37,16 @@ def best_curves(summary: Summary) -> Curves:
     return curves if any(epochs for epochs, _, _ in curves.values()) else {}
 
 
-def effects_of(summary: Summary) -> dict[str, dict[str, list[float]]]:
-    """For each key that varies, by its values: the results of the rows that have it."""
+def effects_of(summary: Summary) -> dict[str, list[tuple[str, dict[str, float]]]]:
+    """For each key that varies: of the rows that agree in all other keys, in words, the result by value of this one."""
     rows = [row for row in summary.rows if row.result]
-    effects: dict[str, dict[str, list[float]]] = {}
+    effects = {}
     for index, name in enumerate(summary.names):
-        values = sorted({row.values[index] for row in rows}, key=in_order)
-        if len(values) > 1 and len(effects) < MOST_EFFECTS:
-            effects[name] = {value: [] for value in values}
-            for row in rows:
-                if row.result:
-                    effects[name][row.values[index]].append(row.result.mean)
+        if len({row.values[index] for row in rows}) < 2 or len(effects) == MOST_EFFECTS:
+            continue
+        lines: dict[tuple[str, ...], dict[str, float]] = {}
+        for row in rows:
+            others = (*row.values[:index], *row.values[index + 1 :])
+            lines.setdefault(others, {})[row.values[index]] = row.result.mean if row.result else math.nan
+        effects[name] = [(" ".join(others), means) for others, means in lines.items()]
     return effects
