@@ -81,7 +81,7 @@ def agreed_directory(directory: Path) -> Path:
 
 
 def run_in_world(function: Callable[..., Any], cfg: Any, directory: Path, overrides: Any) -> Any:
-    """function(cfg, directory, overrides) here, or in `trainer.devices` new processes, unless a launcher has started some."""
+    """function(cfg, directory, overrides) here, or in `trainer.devices` new processes, unless a launcher started this."""
     directory, num_processes = agreed_directory(directory), cfg.trainer.devices
     if num_processes == 1 or num_launched() is not None:
         return function(cfg, directory, overrides)

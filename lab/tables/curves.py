@@ -40,7 +40,7 @@ def best_curves(summary: Summary) -> Curves:
 def effects_of(summary: Summary) -> dict[str, list[tuple[str, dict[str, float]]]]:
     """For each key that varies: of the rows that agree in all other keys, in words, the result by value of this one."""
     rows = [row for row in summary.rows if row.result]
-    effects = {}
+    effects: dict[str, list[tuple[str, dict[str, float]]]] = {}
     for index, name in enumerate(summary.names):
         if len({row.values[index] for row in rows}) < 2 or len(effects) == MOST_EFFECTS:
             continue
