@@ -25,7 +25,7 @@ from lab.sweeps.space import as_overrides, first_values, read_space
 from lab.sweeps.study import explained, open_study, without_password
 from lab.sweeps.trials import Search, compose
 from model.net import higher_is_better
-from train import set_up
+from train import set_up, start
 from utils import Unmet, write_file
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
@@ -55,7 +55,7 @@ def main(cfg: DictConfig) -> None:
     same = {override.partition("=")[0]: override for override in typed if not override.lstrip("+").startswith(FREE)}
     study, take_turn = open_study(cfg.search, cfg.name, url, direction, space, [*same.values()])
     with explained(url, "the same command goes on from here", Unmet):
-        search = Search(study, take_turn, cfg, fixed, monitor)
+        search = Search(study, take_turn, cfg, fixed, monitor, train=start)
         gpus = visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
         num_at_once = max(1, (len(gpus) or num_cpus()) // cfg.trainer.devices)
         run_trials(search, n_jobs=cfg.search.n_jobs or num_at_once, gpus=gpus)
@@ -86,7 +86,9 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
             overview.end(one)
 
     count()
-    run_pool(search, n_jobs=n_jobs, gpus=gpus, on_start=overview.start, on_end=end, on_wait=watch)
+    run_pool(
+        search, n_jobs=n_jobs, gpus=gpus, preload=[start.__module__], on_start=overview.start, on_end=end, on_wait=watch
+    )
     overview.erase()
     for line in search.refused:
         print(f"failed  {line}")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import operator
 import os
 import re
 import sys
@@ -69,9 +70,6 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        def job(cfg: DictConfig) -> Any:
-            return function(checked(cfg, schema))
-
         @functools.wraps(function)
         def run() -> None:
             if not gc.isenabled():  # as a script begins, until all is imported
@@ -85,7 +83,7 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
                 _refuse_what_has_no_effect(schema)
                 _give_launchers_our_defaults()
                 with _without_hydras_own_report():
-                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
             except KeyboardInterrupt as error:
                 _stop("interrupted", code=getattr(error, "exit_code", 130))
             except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -111,9 +109,27 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
                     _stop(f"out of memory ({' '.join(str(error).split())[:150]})", code=1)
                 raise
 
+        task = run.task = TaskFunction(run, function, schema)  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+class TaskFunction:
+    """What a command does with a composed configuration, as Hydra and its launchers call it.
+
+    Any process can unpickle it, as part of the command that it belongs to.
+    """
+
+    def __init__(self, run: Callable[[], None], function: Callable[[DictConfig], Any], schema: type) -> None:
+        functools.update_wrapper(self, function)
+        self.run, self.function, self.schema = run, function, schema
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        return self.function(checked(cfg, self.schema))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return operator.attrgetter("task"), (self.run,)
 
 
 def _refuse_what_has_no_effect(schema: type) -> None:

@@ -42,7 +42,7 @@ class DrawRestoredCurves(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from evaluate import build_model, load_run
+        from evaluate import build_model, load_run  # lab.runs.loading
         from lab.plots.training import draw_restored_curves
         from model.net import DataSpec
 

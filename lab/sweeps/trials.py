@@ -10,8 +10,9 @@ import contextlib
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from lab.runs.directory import recorded_part
 from lab.runs.logger import read_records
 from lab.sweeps.space import as_overrides, read_space, suggest
 from lab.sweeps.study import Turn
-from utils import UserError, read_json
+from utils import UserError
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
     import optuna
@@ -53,8 +54,17 @@ class Search:
     """One process's part in a study: gives the pool its jobs, and tells Optuna what came out of them."""
 
     def __init__(
-        self, study: optuna.Study, take_turn: Turn, cfg: DictConfig, fixed: Sequence[str], monitor: str
+        self,
+        study: optuna.Study,
+        take_turn: Turn,
+        cfg: DictConfig,
+        fixed: Sequence[str],
+        monitor: str,
+        *,
+        train: Callable[..., dict[str, float]],
     ) -> None:
+        """train: is called with the configuration, directory and overrides of a trial, in a process of its own."""
+        self.train = train
         self.study, self.take_turn, self.cfg, self.fixed, self.monitor = study, take_turn, cfg, list(fixed), monitor
         self.space = read_space(OmegaConf.to_container(cfg.search.space))  # type: ignore[arg-type]
         self.folder = Path(cfg.experiments_dir).absolute() / cfg.name
@@ -133,9 +143,9 @@ class Search:
         from lab.sweeps.pool import Job
 
         values = trial.user_attrs["overrides"]
-        overrides = [*self.fixed, *values]
-        label = f"trial {trial.number}: {' '.join(values)}"
-        return Job(compose(overrides), self.directory_of(trial.number), overrides, label=label)
+        overrides, directory = [*self.fixed, *values], self.directory_of(trial.number)
+        cfg, label = compose(overrides), f"trial {trial.number}: {' '.join(values)}"
+        return Job(cfg, directory, overrides, partial(self.train, cfg, directory, overrides), label=label)
 
     def watch(self, running: list[Running]) -> None:
         """Reports each new epoch of the trials under way; stops those that the pruner gives up, or that are another's."""
@@ -172,14 +182,13 @@ class Search:
     def end(self, one: Ended) -> str | None:
         """Tells Optuna what came out of a trial, and returns the state that it has ended in.
 
-        None for one that has not: one that was killed goes on, one that was interrupted stays open.
+        None for one that has not: one that was killed goes on, one that a signal has ended stays open.
         """
         directory = one.job.directory
         taken = self.taken[directory]
         if taken.is_lost:
             return None
         self.report(directory)
-        status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
         kills = taken.trial.user_attrs.get("kills", 0)
         value = math.nan if one.best is None else float(one.best[self.monitor])
         if math.isfinite(value):
@@ -190,7 +199,7 @@ class Search:
             taken.trial.set_user_attr("kills", kills + 1)
             self.again.append(one.job)
             return None
-        return None if status.get("state") == "interrupted" else self.tell(directory, "FAIL")
+        return None if one.was_asked else self.tell(directory, "FAIL")
 
     def tell(self, directory: Path, state: str, value: float | None = None) -> str:
         """Ends a trial in the study, in that state."""

@@ -240,7 +240,9 @@ def join(folder: Path, url: str, *, n_trials: int = 12, sampler: str = "random",
     options["space"] = {"lr": {"low": 0.0, "high": 1.0, "points": 10}}
     cfg = OmegaConf.create({"search": options, "experiments_dir": str(folder), "name": "found"})
     dimensions = read_space(options["space"])
-    return Search(*open_study(cfg.search, "found", url, "maximize", dimensions, fixed), cfg, (), "val/accuracy")
+    return Search(
+        *open_study(cfg.search, "found", url, "maximize", dimensions, fixed), cfg, (), "val/accuracy", train=dict
+    )
 
 
 @pytest.fixture(scope="module")

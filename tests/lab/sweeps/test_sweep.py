@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from conftest import Outcome, read_lines
 from omegaconf import OmegaConf
 
+import train
 from lab.runs.logger import last_record
 from lab.sweeps import pool
 from lab.sweeps.pool import Ended, Job, Running, run_pool
@@ -205,7 +207,11 @@ def test_a_picture_over_the_runs_shows_what_did_finish(
     drawn: list[set[str]] = []
     monkeypatch.setattr("lab.plots.training.draw_losses", lambda series, **_: drawn.append(set(series)))
     monkeypatch.setattr("lab.plots.figures.save_png", lambda figure, path: path.touch())
-    arguments = ["+hydra.callbacks.picture._target_=lab.sweeps.callbacks.DrawLosses", "optimizer=sgd", "trainer.log_every=1"]
+    arguments = [
+        "+hydra.callbacks.picture._target_=lab.sweeps.callbacks.DrawLosses",
+        "optimizer=sgd",
+        "trainer.log_every=1",
+    ]
     outcome = run_sweep(*arguments, "optimizer.lr=0.01,0.02,1e30")
     assert outcome.code == 1
     assert drawn == [{"0.01", "0.02"}] and (tmp_path / "study" / "losses.png").exists()
@@ -266,7 +272,8 @@ def make_job(directory: Path, seed: int, *overrides: str) -> Job:
         cfg = hydra.compose("train", overrides=["name=run", "trainer.epochs=1", *QUICK, f"seed={seed}", *overrides])
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    return Job(OmegaConf.create({key: plain[key] for key in plain if key not in ("rerun", "dry_run")}), directory)
+    cfg = OmegaConf.create({key: plain[key] for key in plain if key not in ("rerun", "dry_run")})
+    return Job(cfg, directory, train=partial(train.start, cfg, directory))
 
 
 def test_a_generator_of_jobs_waits_for_what_came_out(tmp_path: Path) -> None:
@@ -318,7 +325,7 @@ def test_a_terminal_shows_how_far_each_job_is(
     now = overview.started + 60
     monkeypatch.setattr(time, "monotonic", lambda: now)  # or a slow machine would show another second
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 2, "train/loss": 0.9, "val/accuracy": 0.5}\n{"epoch": 3, "tr')
-    running: Any = [Running(Job(job.cfg, tmp_path, label="seed=0"), None, None, None)]  # type: ignore[arg-type]
+    running: Any = [Running(Job(job.cfg, tmp_path, label="seed=0"), None)]  # type: ignore[arg-type]
     overview.end(Ended(Job(job.cfg, tmp_path, label="seed=1"), {}, None, 1.0))
     overview.end(Ended(Job(job.cfg, tmp_path, label="seed=2"), None, "no luck", 1.0))
     overview.draw(running)
@@ -350,7 +357,7 @@ class Sweep:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(PROJECT / "train.py"), "-m", *fixed, *self.arguments],
-                env=os.environ | {"PYTHONPATH": str(PROJECT / "tests")},
+                env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
