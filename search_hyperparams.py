@@ -2,40 +2,32 @@
 
 python search_hyperparams.py search=mlp name=mlp_search search.n_trials=40
 
-Optuna proposes, the processes of pool.py train, and what came out is read from the run directories: trials.py. Here is the
-command, and what it says and writes of what was found.
+Optuna proposes, the processes of lab/sweeps/pool.py train, and what came out is read from the run directories
+(lab/sweeps/trials.py). What was found is said and written by lab/sweeps/findings.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shlex
 import sys
-import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lab.config import builders
-from lab.config.command import CONF, command, typed_overrides
+from lab.config.command import command, typed_overrides
 from lab.config.schema import SearchConfig
-from lab.devices.device import choose_device
-from lab.runs.directory import here, hint
-from lab.runs.progress import Progress
-from lab.sweeps.space import as_overrides, first_values, read_space
+from lab.sweeps.findings import conclude
+from lab.sweeps.space import as_overrides, default_values, first_values, read_space
 from lab.sweeps.study import explained, open_study, without_password
-from lab.sweeps.trials import Search, compose
-from utils import Unmet, write_file
+from lab.sweeps.trials import Search, monitor_of
+from train import start
+from utils import Unmet
 
-if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
-    import optuna
-
+if TYPE_CHECKING:
     from lab.sweeps.pool import Ended, Running
 
-PRESETS = CONF / "experiment"
 FREE = ("trainer.device=", "trainer.images=", "data.root=", "data.num_workers=")  # what processes may differ in
 
 
@@ -50,6 +42,7 @@ def main(cfg: DictConfig) -> None:
     fixed = [*typed, f"name={cfg.name}", f"experiments_dir={cfg.experiments_dir}"]
     monitor, higher = monitor_of([*fixed, *as_overrides(first_values(space))])
     direction = "maximize" if higher else "minimize"
+    defaults = default_values(space, cfg, HydraConfig.get().runtime.choices)
     folder = Path(cfg.experiments_dir) / cfg.name
     folder.mkdir(parents=True, exist_ok=True)
     url = cfg.search.storage or f"sqlite:///{folder / 'study.db'}"
@@ -57,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     same = {override.partition("=")[0]: override for override in typed if not override.lstrip("+").startswith(FREE)}
     study, take_turn = open_study(cfg.search, cfg.name, url, direction, space, [*same.values()])
     with explained(url, "the same command goes on from here", Unmet):
-        search = Search(study, take_turn, cfg, fixed, monitor)
+        search = Search(study, take_turn, cfg, fixed, monitor, train=start, defaults=defaults)
         gpus = visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
         num_at_once = max(1, (len(gpus) or num_cpus()) // cfg.trainer.devices)
         run_trials(search, n_jobs=cfg.search.n_jobs or num_at_once, gpus=gpus)
@@ -88,118 +81,12 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
             overview.end(one)
 
     count()
-    run_pool(search, n_jobs=n_jobs, gpus=gpus, on_start=overview.start, on_end=end, on_wait=watch)
+    run_pool(
+        search, n_jobs=n_jobs, gpus=gpus, preload=[start.__module__], on_start=overview.start, on_end=end, on_wait=watch
+    )
     overview.erase()
     for line in search.refused:
         print(f"failed  {line}")
-
-
-def monitor_of(overrides: Sequence[str]) -> tuple[str, bool]:
-    """(the metric that runs of these overrides are judged by, whether higher is better); their mistakes come out here."""
-    cfg = compose(overrides)
-    with contextlib.closing(builders.load_data(cfg, choose_device(cfg.trainer.device))) as data:
-        model = builders.build_model(cfg, data.spec)
-        builders.build_loss(cfg, data.spec, model)
-        builders.build_optimizer(cfg, model)
-        metrics = builders.build_metrics(cfg, data.spec)
-    progress = Progress.judged_by(cfg.trainer.monitor, metrics)
-    return progress.monitor, progress.seeks_higher
-
-
-def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
-    """Says and writes what the search found: the best trial as a command and a preset, importances, pictures, warnings."""
-    states = [trial.state.name.lower().replace("running", "not ended") for trial in study.trials]
-    print("trials  " + ", ".join(f"{number} {state}" for state, number in Counter(states).items()))
-    if "complete" not in states and "not ended" in states:
-        return
-    if "complete" not in states:
-        raise Unmet(
-            f"no trial of {cfg.name} was completed; why is above, and in {here(search.folder)}/trial-*/train.log"
-        )
-    best = study.best_trial
-    value = f"{search.monitor} {best.value:.4f}"
-    directory = search.directory_of(best.number)
-    common = [override for override in search.fixed if not override.startswith(("name=", "experiments_dir="))]
-    overrides = common + best.user_attrs["overrides"]
-    preset = PRESETS / f"{cfg.name}_best.yaml"
-    text = best_preset(cfg.name, overrides, compose(overrides), value)
-    for path in (preset, search.folder / "best.yaml"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text.encode())
-    print(f"best    trial {best.number}: {value}  ({' '.join(best.user_attrs['overrides'])})")
-    elsewhere = f"{directory.name} on {best.user_attrs['owner']['host']}"
-    print(f"        {here(directory) if directory.is_dir() else elsewhere}")
-    print(f"again   {hint('train.py')} {' '.join(map(shlex.quote, overrides))}")
-    print(f"        {hint('train.py')} experiment={cfg.name}_best")
-    for dimension in search.space:
-        if dimension.key in best.params and (end := dimension.nears_edge(best.params[dimension.key])):
-            print(
-                f"warning {dimension.key}={best.params[dimension.key]:.4g} lies on the {end} end of its range "
-                f"({dimension.low:g} to {dimension.high:g}); a wider range may hold a better value"
-            )
-    ranked = importances(study)
-    if ranked:
-        print("weight  " + ", ".join(f"{key} {share:.2f}" for key, share in ranked.items()))
-    draw(study, search, ranked)
-
-
-def best_preset(name: str, overrides: Sequence[str], cfg: DictConfig, value: str) -> str:
-    """The best trial as a file of conf/experiment/: its groups as defaults, its keys as values."""
-    typed = dict(override.split("=", 1) for override in overrides)
-    groups = [(key, option) for key, option in typed.items() if OmegaConf.is_dict(OmegaConf.select(cfg, key))]
-    keys = [o for o in overrides if o.partition("=")[0] not in dict(groups) and not o.startswith(("name=", "seed="))]
-    values = OmegaConf.from_dotlist([f"name={name}_best", *keys])
-    defaults = "".join(f"  - override /{group}: {option}\n" for group, option in groups)
-    return (
-        f"# @package _global_\n# python train.py experiment={name}_best\n# Expect: {value}, as the best trial of the "
-        f"search {name}.\n" + ("defaults:\n" + defaults) * bool(groups) + "\n" + OmegaConf.to_yaml(values)
-    )
-
-
-def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each hyperparameter matters, as Optuna measures it, in shares of 1, highest first; {} for too few trials."""
-    import optuna
-
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*too small")
-            return optuna.importance.get_param_importances(study)
-    except (ValueError, RuntimeError, UserWarning):  # too few trials, or none that differ
-        return {}
-
-
-def result_of(trial: optuna.trial.FrozenTrial) -> float:
-    """The value of a trial that was completed."""
-    assert trial.value is not None
-    return trial.value
-
-
-def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> None:
-    """slices.png, history.png, importances.png: the result against each hyperparameter, as it came about, what mattered."""
-    import optuna
-
-    from lab.plots.figures import save_png
-    from lab.plots.searches import Slice, draw_history, draw_importances, draw_slices
-
-    finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    by_key = {dimension.key: dimension for dimension in search.space}
-    slices = {}
-    for key in list(ranked) or list(by_key):
-        trials, dimension = [trial for trial in finished if key in trial.params], by_key[key]
-        values, results = [trial.params[key] for trial in trials], [result_of(trial) for trial in trials]
-        slices[key] = Slice(values, results, dimension.low, dimension.high, dimension.log, dimension.choices)
-    higher = study.direction == optuna.study.StudyDirection.MAXIMIZE
-    known = {key: piece for key, piece in slices.items() if piece.values}
-    figures = {
-        "slices": draw_slices(known, search.monitor, higher=higher),
-        "history": draw_history([trial.value for trial in study.get_trials()], search.monitor, higher=higher),
-    }
-    if ranked:
-        figures["importances"] = draw_importances(ranked, search.monitor)
-    for name, figure in figures.items():
-        save_png(figure, search.folder / f"{name}.png")
-    pictures = [f"{name}.png" for name in figures]
-    print(f"written {', '.join(pictures)} and best.yaml in {here(search.folder)}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -202,3 +203,17 @@ def read_json(path: Path, **fields: type) -> Any:
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
             raise UserError(f"{path} is damaged (it holds no {name}, or not as it was written)")
     return content
+
+
+# ------------------------------------------------------------------------------------------------------ what is typed
+
+
+def here(path: Path) -> str:
+    """A path as one types it from the current directory."""
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
+
+
+def hint(script: str) -> str:
+    """The start of a command that runs one of the project's scripts from the current directory."""
+    return f"python {here(PROJECT / script)}"

@@ -84,7 +84,7 @@ def run_timed(out: str, *arguments: str) -> None:
     for name, part in PARTS.items():
         module = {"train": train, "pictures": pictures}[name.partition(".")[0]]
         setattr(module, name.partition(".")[2], clock.timed(getattr(module, name.partition(".")[2]), part))
-    train.start_training = clock.timed(train.start_training, "checkpoints, TensorBoard, provenance and other records")
+    train.start = clock.timed(train.start, "checkpoints, TensorBoard, provenance and other records")
     sys.argv = ["train.py", *arguments]
     train.main()
     clock.leave("")

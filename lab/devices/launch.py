@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import multiprocessing
+import math
 import os
-import signal
-import threading
-import traceback
-import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from multiprocessing import resource_tracker
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lab.devices.signals import Interrupted, StopSignals, die_with_parent
-from utils import UserError
+from lab.devices.processes import Child, Outcome
+from lab.devices.signals import Interrupted, StopSignals
+from utils import UserError, here, hint
 
 MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine
+SECONDS_TO_NOTICE = 30.0  # that a process with which one trained is gone
 
 
 class Lost(UserError):
@@ -85,101 +81,74 @@ def run_in_world(function: Callable[..., Any], cfg: Any, directory: Path, overri
     directory, num_processes = agreed_directory(directory), cfg.trainer.devices
     if num_processes == 1 or num_launched() is not None:
         return function(cfg, directory, overrides)
-    return run_in_processes(function, cfg, directory, overrides, num_processes=num_processes)
+    try:
+        return run_in_processes(function, cfg, directory, overrides, num_processes=num_processes)
+    except Lost as error:
+        if not directory.exists():
+            raise
+        raise Lost(f"{error}; go on with: {hint('train.py')} resume={here(directory)}") from error
 
 
 def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processes: int) -> Any:
     """Calls a function in so many new processes of this machine, which join one world; what it returns in the main one.
 
-    Raises what it raised there (UserError and Interrupted only), or Lost where a process was killed.
+    Raises the UserError or Interrupted that it raised there, or Lost where a process was killed, or ended by a bug.
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     if num_processes > MOST_PROCESSES:
         raise UserError(f"trainer.devices is {num_processes}; one machine takes at most {MOST_PROCESSES}")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-    )
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # where they meet
+    size = str(num_processes)
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # as torchrun says that its store is there already
     threads = max(1, torch.get_num_threads() // num_processes)
-    # It warns of what killed processes leave.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
-
-    def launch() -> dict[int, dict[str, Any]]:
-        resource_tracker.ensure_running()  # or the first process would start it, which unblocks the signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # here, and in the processes until they unblock it
-        return elastic_launch(config, entrypoint=_call)(function, arguments, threads)
-
-    # In a thread, for PyTorch would stop the others by waiting 30 s for what they have to say, and not listen to it.
-    with StopSignals(pass_on=pass_on_to_processes) as stops, ThreadPoolExecutor(1) as thread:
-        logging.disable()  # what PyTorch logs of an end is told below, in one line
+    preload = [getattr(function, "func", function).__module__]
+    ranks: list[Child] = []
+    with StopSignals(relayed=True) as stops:
         try:
-            launched_all = thread.submit(launch)
-            while not wait([launched_all], timeout=0.1).done:
-                if stops.noted is not None:
-                    end_starting_processes()  # also those that were not there yet when the signal came
-            outcomes = launched_all.result()
-        except ChildFailedError as error:
-            stops.check()
-            rank, failure = error.get_first_failure()
-            reason = failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-            raise Lost(f"process {rank} of the {num_processes} that trained together has ended ({reason})") from None
+            for rank in range(num_processes):
+                environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                if stops.noted is None:
+                    ranks.append(Child(function, *arguments, threads=threads, environment=environment, preload=preload))
+            wait_for(ranks, stops)
         finally:
-            logging.disable(logging.NOTSET)
-        errors = [outcome["error"] for _, outcome in sorted(outcomes.items()) if "error" in outcome]
-        errors.sort(key=lambda error: isinstance(error, Lost))  # who lost others only says that they ended
-        for told in errors:
-            if isinstance(told, Interrupted):
-                stops.check()
-            raise told
-    return outcomes[0]["value"]
+            for one in ranks:
+                one.close()
+        outcomes = [one.outcome for one in ranks if one.outcome is not None]
+        if len(outcomes) == num_processes and all(outcome.error is None for outcome in outcomes):
+            return outcomes[0].value
+        if all(outcome.kind in ("", "Interrupted", "Killed") for outcome in outcomes):
+            stops.check()
+    raise first_error(outcomes)
 
 
-def pass_on_to_processes(signum: int) -> None:
-    """Sends a signal to the processes started here; those that are still starting are ended."""
-    for process in multiprocessing.active_children():
-        if has_begun(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signum)  # type: ignore[arg-type]
-    end_starting_processes()
+def wait_for(ranks: Sequence[Child], stops: StopSignals) -> None:
+    """Waits until all processes have ended, and passes signals on to them.
+
+    Once one has failed, the others have some time to notice, and are killed if they do not.
+    """
+    deadline = math.inf
+    while alive := [one for one in ranks if not one.has_ended()]:
+        for signum in stops.take():
+            for one in alive:
+                one.send_signal(signum)
+        if any(one.outcome and one.outcome.kind not in ("", "Interrupted") for one in ranks):
+            deadline = min(deadline, time.monotonic() + SECONDS_TO_NOTICE)
+        if time.monotonic() > deadline:
+            for one in alive:
+                one.process.kill()
+                one.outcome = Outcome(error="waited for another process, which had ended", kind="Lost")
+        wait([stops.reader, *(handle for one in alive for handle in one.handles())], timeout=0.5)
 
 
-def end_starting_processes() -> None:
-    """Ends those of the processes started here that have not begun, and have nothing to save."""
-    for process in multiprocessing.active_children():
-        if not has_begun(process.pid):
-            process.terminate()
-
-
-def has_begun(pid: int | None) -> bool:
-    """Whether a process started here has come to `_call`, which makes it the first of a session."""
-    try:
-        return pid is not None and os.getsid(pid) == pid
-    except ProcessLookupError:
-        return False
-
-
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> dict[str, Any]:
-    """In a new process: what a function returns, or the error that its user is to be told."""
-    os.setsid()  # Ctrl-C reaches the launching process, which passes it on: once, not twice
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        return {"value": function(*arguments)}
-    except (UserError, Interrupted) as error:
-        return {"error": error}
-    except KeyboardInterrupt:  # before training listens to signals
-        return {"error": Interrupted(signal.SIGINT)}
-    except Exception as error:
-        if getattr(error, "for_user", False):
-            return {"error": UserError(str(error))}
-        traceback.print_exc()
-        raise
+def first_error(outcomes: Sequence[Outcome]) -> BaseException:
+    """What to raise for processes that have not all done their work: what ended the first of them, not who lost it."""
+    ended = [(rank, outcome) for rank, outcome in enumerate(outcomes) if outcome.error is not None]
+    order = ("Killed", "Lost")  # who was killed has lost nobody; who lost others only says that they ended
+    rank, outcome = min(ended, key=lambda one: order.index(one[1].kind) + 1 if one[1].kind in order else 0)
+    if outcome.signum is not None:
+        return Interrupted(outcome.signum)
+    if outcome.is_for_user:
+        error = (Lost if outcome.kind == "Lost" else UserError)(outcome.error)
+        error.exit_code = outcome.exit_code
+        return error
+    return Lost(f"process {rank} of the {len(outcomes)} that trained together has ended ({outcome.error})")

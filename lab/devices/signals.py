@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 # Ctrl-C, the polite kill, and the warnings that clusters send some time before they kill.
@@ -20,6 +19,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
+        self.signum = signum
         self.exit_code = 128 + signum  # as a shell reports a process that a signal has ended
 
 
@@ -32,12 +32,13 @@ class StopSignals:
     Raised anywhere, the first one too would leave things half done, or be lost where exceptions are ignored. A signal
     that this process ignores stays ignored; outside of the main thread nothing is noted.
 
-    pass_on: is called with each signal instead, in a process that waits for others which are to stop; then nothing is
-    raised here.
+    relayed: this process waits for others that are to stop, and passes on to them what it takes from `received`; then
+    nothing is raised here.
     """
 
-    def __init__(self, pass_on: Callable[[int], Any] | None = None) -> None:
-        self.pass_on = pass_on
+    def __init__(self, *, relayed: bool = False) -> None:
+        self.relayed = relayed
+        self.received: list[int] = []
         self.noted: int | None = None
         self.noted_at = 0.0
         self.pid = os.getpid()
@@ -54,9 +55,10 @@ class StopSignals:
     def _note(self, signum: int, _: Any) -> None:
         if os.getpid() != self.pid:  # a fork, which has inherited this handler: its parent decides for it
             return
-        if self.pass_on is not None:
+        if self.relayed:
             self.noted = self.noted or signum
-            self.pass_on(signum)
+            self.received.append(signum)
+            os.write(self.writer, b"!")
             return
         if self.noted is not None and time.monotonic() - self.noted_at < SECONDS_OF_ONE:
             return
@@ -67,6 +69,13 @@ class StopSignals:
         os.write(self.writer, b"!")
         with contextlib.suppress(OSError):  # not print: a signal may arrive in the middle of one
             os.write(2, f"\n{signal.Signals(signum).name}: ending after this step; once more to end at once\n".encode())
+
+    def take(self) -> list[int]:
+        """The signals to pass on that came since the last call; until others come, `reader` is not readable."""
+        taken = [self.received.pop(0) for _ in range(len(self.received))]
+        if taken:
+            os.read(self.reader, len(taken))
+        return taken
 
     def check(self) -> None:
         """Raises Interrupted if a signal was noted, after the handler for it that was there before (which may exit)."""
@@ -89,6 +98,12 @@ class StopSignals:
         self._let_go()
         os.close(self.reader)
         os.close(self.writer)
+
+
+def interrupt_once(signum: int, _: Any) -> None:
+    """Raises Interrupted the first time: what is written because of it is not to be interrupted in turn."""
+    signal.signal(signum, signal.SIG_IGN)
+    raise Interrupted(signum)
 
 
 def die_with_parent() -> None:

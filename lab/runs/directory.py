@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -22,7 +20,7 @@ from lab.devices.launch import num_launched
 from lab.runs.loading import find_run, load_config
 from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
-from utils import PROJECT, UserError, flatten, read_json
+from utils import UserError, flatten, here, read_json
 
 # What may differ while a run goes on: more epochs are more work, and places and devices may change.
 FREE = (
@@ -186,14 +184,3 @@ def what_is_left(directory: Path) -> str:
     if has_checkpoint(directory):
         return f"goes on ({state} after epoch {last_record(directory).get('epoch', 0)})"
     return f"starts again ({state} in its first epoch)" if state else "starts"
-
-
-def here(path: Path) -> str:
-    """A path as one types it from the current directory."""
-    relative = os.path.relpath(path)
-    return shlex.quote(str(path) if relative.startswith("..") else relative)
-
-
-def hint(script: str) -> str:
-    """The start of a command that runs one of the project's scripts from the current directory."""
-    return f"python {here(PROJECT / script)}"

@@ -38,8 +38,20 @@ def provenance(device: torch.device, fingerprint: str) -> tuple[dict[str, Any], 
     }, patch
 
 
-def code_state() -> tuple[dict[str, str | None], str]:
+CodeState = tuple[dict[str, str | None], str]
+_used: CodeState | None = None
+
+
+def use(code: CodeState) -> None:
+    """Has this process take that for the state of its code: that of the process that it was forked from."""
+    global _used  # noqa: PLW0603
+    _used = code
+
+
+def code_state() -> CodeState:
     """(the commit and a hash of what differs from it, as in provenance.json; the difference as a patch)."""
+    if _used is not None:
+        return _used
     patch = _uncommitted_patch()
     return {
         "git_commit": _git("rev-parse", "HEAD").strip() or None,

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lab.runs.directory import here
 from lab.runs.provenance import provenance
-from utils import UserError, read_json, write_file, write_json
+from utils import UserError, here, read_json, write_file, write_json
 
 
 @dataclass(frozen=True)

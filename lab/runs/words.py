@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from lab.runs.directory import here, hint
 from lab.runs.logger import RunLogger
 from lab.runs.progress import Progress
-from utils import OutOfMemory, write_file
+from utils import OutOfMemory, here, hint, write_file
 
 
 def introduction(cfg: DictConfig, directory: Path, *, data: Any, learner: Any, progress: Progress) -> str:

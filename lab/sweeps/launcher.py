@@ -6,9 +6,12 @@ torch is imported only when it is used.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +31,6 @@ class CheckedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.swept = swept_keys(config)
-        self.loader = hydra_context.config_loader
-        hydra_context.config_loader = ComposedOnce(self.loader, self.label_of)  # type: ignore[assignment]
         self.context, self.task_function, self.config = hydra_context, task_function, config
         HydraConfig.instance().set_config(config)  # the sweeper asks next for the folder, hence for a name not given
 
@@ -44,8 +45,8 @@ class CheckedLauncher(Launcher):
 
         setup_globals()
         configs = [self.compose(overrides, initial_job_idx + i) for i, overrides in enumerate(job_overrides)]
-        labels = [self.label_of(overrides) for overrides in job_overrides]
-        jobs = [plan_job(config, label) for config, label in zip(configs, labels, strict=True)]
+        labels = [label_of(overrides, self.swept) for overrides in job_overrides]
+        jobs = [plan_job(self.task_function, config, label) for config, label in zip(configs, labels, strict=True)]
         check_directories(jobs)
         if self.config.dry_run:
             describe(jobs)
@@ -65,35 +66,14 @@ class CheckedLauncher(Launcher):
 
     def compose(self, overrides: Sequence[str], index: int) -> DictConfig:
         """The configuration of a job, Hydra's own part included."""
-        config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        try:
+            config = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        except Exception as error:
+            error.add_note(label_of(overrides, self.swept))
+            raise
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = index
         return config
-
-    def label_of(self, overrides: Sequence[str]) -> str:
-        """What to call a job."""
-        return label_of(overrides, self.swept)
-
-
-class ComposedOnce:
-    """A config loader that composes a job once, though the sweeper asks to check it and the launcher to run it."""
-
-    def __init__(self, loader: Any, label_of: Callable[[Sequence[str]], str]) -> None:
-        self.loader, self.label_of = loader, label_of
-        self.composed: dict[tuple[str, ...], DictConfig] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
-
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        key = tuple(sweep_overrides)
-        if key not in self.composed:
-            try:
-                self.composed[key] = self.loader.load_sweep_config(master_config, sweep_overrides)
-            except Exception as error:
-                error.add_note(self.label_of(sweep_overrides))
-                raise
-        return self.composed[key]
 
 
 def swept_keys(config: DictConfig) -> set[str]:
@@ -108,17 +88,32 @@ def label_of(overrides: Sequence[str], swept: Collection[str]) -> str:
     return " ".join(one for one in overrides if one.partition("=")[0] in swept) or " ".join(overrides)
 
 
-def plan_job(config: DictConfig, label: str) -> Job:
+def plan_job(task_function: TaskFunction, config: DictConfig, label: str) -> Job:
     """The job of a composed configuration, which is checked; an error about it says which job it is in."""
+    with known_to_hydra(config):
+        try:
+            return replace(job_of(without_hydra(config), label), train=partial(run_task, task_function, config))
+        except Exception as error:
+            error.add_note(label)
+            raise
+
+
+@contextlib.contextmanager
+def known_to_hydra(config: DictConfig) -> Iterator[None]:
+    """While it is open, Hydra's own part of a composed configuration is the one that functions ask Hydra for."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
-        return job_of(without_hydra(config), label)
-    except Exception as error:
-        error.add_note(label)
-        raise
+        yield
     finally:
         HydraConfig.instance().cfg = before
+
+
+def run_task(task_function: TaskFunction, config: DictConfig) -> Any:
+    """Does a job, in a process of its own: what Hydra's task function returns for a composed configuration."""
+    setup_globals()
+    with known_to_hydra(config):
+        return task_function(without_hydra(config))
 
 
 def job_of(config: DictConfig, label: str) -> Job:

@@ -27,12 +27,12 @@ class OtherLauncher(CheckedLauncher):
         self.launcher = launcher
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.uncached = HydraContext(config_loader=hydra_context.config_loader, callbacks=hydra_context.callbacks)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.name = HydraConfig.get().runtime.choices["hydra/launcher"]
 
     def run(self, jobs: Sequence[Job], configs: dict[Path, DictConfig]) -> list[Ended]:
         """Runs the jobs that have not finished, and says so; what came out of those."""
+        from lab.sweeps.pool import last_written
         from lab.sweeps.sweep import report, what_is_missing
         from utils import Unmet
 
@@ -65,13 +65,14 @@ class OtherLauncher(CheckedLauncher):
         from utils import PROJECT
 
         task = Task(
+            self.task_function,
             argv=tuple(sys.argv),
             swept=frozenset(self.swept),
             replaced={job.directory: when_started(job.directory) for job in jobs if job.anew},
             threads=threads_of(self.config.hydra.launcher),
             has_company=self.name != "basic",
         )
-        self.launcher.setup(hydra_context=self.uncached, task_function=task, config=self.config)
+        self.launcher.setup(hydra_context=self.context, task_function=task, config=self.config)
         path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH"), str(PLUGINS)]))
         with env_override({"PYTHONPATH": path}):
             return self.launcher.launch([list(job.overrides) for job in jobs], initial_job_idx=0)
@@ -86,12 +87,6 @@ def threads_of(options: DictConfig) -> int:
             return max(1, int(cpus))
     n_jobs = OmegaConf.select(options, "n_jobs") or 1
     return threads_for(n_jobs if n_jobs > 0 else max(1, num_cpus() + 1 + n_jobs))  # as joblib has it: -1 is all
-
-
-def last_written(directory: Path) -> int:
-    """When a run directory last told how its run is doing; 0 where it never did."""
-    path = directory / "status.json"
-    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def one_line(error: object) -> str:
@@ -114,7 +109,7 @@ def what_came_out(job: Job, told: JobReturn | None, complaint: str, *, has_start
     if has_started:
         status = read_json(job.directory / "status.json")
         if status["state"] == "running":  # and a process holds the directory, unless it died
-            record_failure(job.directory, status["pid"], error)
+            record_failure(job.directory, error, pid=status["pid"], since=0)
             status = read_json(job.directory / "status.json")
         if told is None:
             error = status["error"] or f"{status['state']}; {complaint}"

@@ -7,35 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
-import traceback
-import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.utils import env_override
 from omegaconf import DictConfig
-from tqdm import tqdm
 
-from lab.config.command import PLUGINS
-from lab.devices.signals import Interrupted, StopSignals, die_with_parent
+from lab.devices.processes import LOST, Child, reason_of, warm_up
+from lab.devices.signals import Interrupted, StopSignals
 from lab.runs import provenance
 from lab.runs.lock import locked
 from lab.runs.logger import last_record, write_status
-from lab.runs.provenance import code_state
-from train import start as start_training
-from utils import PROJECT, UserError, nothing, read_json
+from utils import UserError, nothing, read_json
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
 PRELOADED = [
@@ -45,21 +35,21 @@ PRELOADED = [
     "torch._dynamo",
     "torch.utils.tensorboard",
 ]
-LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
 SECONDS_TO_STOP = 30.0  # for a job that was asked to
-forking = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
 class Job:
     """A run to make.
 
+    train: does so, and returns the metrics of its best epoch; pickled, and called in the job's own process
     anew: whatever its directory holds; label: what to call it; best: what came out, if nothing is left to do.
     """
 
     cfg: DictConfig
     directory: Path
     overrides: Sequence[str] = ()
+    train: Callable[[], dict[str, float]] | None = None
     anew: bool = False
     label: str = ""
     best: dict[str, float] | None = None
@@ -67,32 +57,31 @@ class Job:
 
 @dataclass
 class Running:
-    """A job under way."""
+    """A job under way; written: when its directory's status was, before it began."""
 
     job: Job
-    process: ForkServerProcess
-    results: Connection
+    child: Child
     gpus: Sequence[str] = ()
-    started: float = field(default_factory=time.monotonic)
+    written: int = 0
 
     def stop(self) -> None:
         """Asks the job to end; it records that it was interrupted, and can go on from there."""
-        if self.process.is_alive() and self.process.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGINT)
+        self.child.has_ended()
+        self.child.send_signal(signal.SIGINT)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What came out of a job: the metrics of its best epoch, or the reason why there are none, in one line."""
+    """What came out of a job: the metrics of its best epoch, or the reason why there are none, in one line.
+
+    was_asked: a signal has ended it, so that it can go on where it stopped.
+    """
 
     job: Job
     best: dict[str, float] | None
     error: str | None
     seconds: float
-
-
-# ----------------------------------------------------------------------------------------------------------- the pool
+    was_asked: bool = False
 
 
 def run_pool(
@@ -100,6 +89,7 @@ def run_pool(
     *,
     n_jobs: int,
     gpus: Sequence[str] = (),
+    preload: Sequence[str] = (),
     on_start: Callable[[Running], Any] = nothing,
     on_end: Callable[[Ended], Any] = nothing,
     on_wait: Callable[[list[Running]], Any] = nothing,
@@ -108,25 +98,26 @@ def run_pool(
 
     A job is taken from `jobs` when there is room for it, after `on_end` was told of those before: a generator may wait
     with what it proposes for what came out. No job's end ends another; an interruption of this process stops all.
-    gpus: what CUDA_VISIBLE_DEVICES may name; each job sees as many of them as it has devices.
+    gpus: what CUDA_VISIBLE_DEVICES may name; each job sees as many of them as it has devices. preload: see warm_up_for.
     """
     waiting, running, ended = iter(jobs), list[Running](), list[Ended]()
-    code = code_state()  # of what is imported now; the files may change while the jobs run
+    code = provenance.code_state()  # of what is imported now; the files may change while the jobs run
+    warm_up_for(n_jobs, preload)
     with StopSignals() as stops:
         try:
             while True:
-                if stops.noted is not None:
-                    raise Interrupted(stops.noted)
-                while len(running) < n_jobs and (job := next(waiting, None)) is not None:
+                while stops.noted is None and len(running) < n_jobs and (job := next(waiting, None)) is not None:
                     taken = [gpu for one in running for gpu in one.gpus]
                     free = sorted(gpus, key=taken.count)[: job.cfg.trainer.devices]
                     running.append(start(job, threads=threads_for(n_jobs), gpus=free, code=code))
                     on_start(running[-1])
+                if stops.noted is not None:
+                    raise Interrupted(stops.noted)
                 if not running:
                     return ended
-                wait([stops.reader, *(one.process.sentinel for one in running)], timeout=0.3)
+                wait([stops.reader, *(handle for one in running for handle in one.child.handles())], timeout=0.3)
                 on_wait(running)
-                for one in [one for one in running if not one.process.is_alive()]:
+                for one in [one for one in running if one.child.has_ended()]:
                     running.remove(one)
                     ended.append(end(one))
                     on_end(ended[-1])
@@ -151,76 +142,61 @@ def visible_gpus() -> list[str]:
     return named[:count] or [str(index) for index in range(count)]
 
 
-def warm_up(threads: int) -> None:
-    """Starts, unless it is there, the process that imports everything once and from which jobs are forked."""
-    environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH"), str(PLUGINS)])),
-        "OMP_NUM_THREADS": str(threads),
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # counting devices otherwise is a first use of CUDA, which no fork survives
-    }
-    resource_tracker.ensure_running()  # on its own: starting it unblocks signals
-    forkserver.set_forkserver_preload(PRELOADED)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: a job listens when it is ready to
-    try:
-        with env_override(environment):
-            forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+def warm_up_for(n_jobs: int, preload: Sequence[str] = ()) -> None:
+    """Has imported once what all jobs need, and the modules `preload`: goes on for seconds, beside this process."""
+    warm_up(threads_for(n_jobs), [*PRELOADED, *preload])
 
 
 def start(job: Job, *, threads: int, gpus: Sequence[str], code: Any) -> Running:
-    """Forks the process of a job."""
+    """Starts the process of a job."""
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} | visible
-    results, sender = forking.Pipe(duplex=False)
-    process = forking.Process(target=work, args=(job, environment, threads, code, sender))
-    warm_up(threads)
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")  # else each job would run the script up to its `main()`
+    written = last_written(job.directory)
+    child = Child(train_quietly, job.train, job.directory, code, threads=threads, environment=visible)
+    return Running(job, child, gpus, written)
+
+
+def train_quietly(train: Callable[[], Any], directory: Path, code: Any) -> Any:
+    """In the process of a job: makes its run, of that state of the code; what it says of errors goes to train.log alone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    os.dup2(os.open(directory / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    faulthandler.enable()
+    provenance.use(code)
     try:
-        process.start()
-    finally:
-        sys.modules["__main__"] = main
-        sender.close()
-    return Running(job, process, results, gpus)
+        return train()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise
 
 
 def end(one: Running) -> Ended:
     """What came out of a job whose process has ended; a death that nobody recorded is recorded now."""
-    one.process.join()
-    result: dict[str, Any] = {}
-    with contextlib.suppress(EOFError, OSError):
-        if one.results.poll():
-            result = one.results.recv()
-    one.results.close()
-    best, error = result.get("best"), result.get("error")
-    if best is None:
-        if one.process.exitcode == LOST:
+    outcome, seconds = one.child.outcome, time.monotonic() - one.child.started
+    assert outcome is not None
+    one.child.close()
+    was_asked = outcome.signum is not None
+    if outcome.error is not None:
+        if outcome.error == reason_of(LOST):
             time.sleep(1)  # for die_with_parent to let go of the directory
-        error = error or reason_of(one.process.exitcode or 0)
-        record_failure(one.job.directory, one.process.pid or 0, error)
-    seconds = time.monotonic() - one.started
-    one.process.close()
-    return Ended(one.job, best, error, seconds)
+        record_failure(one.job.directory, outcome.error, pid=one.child.pid, since=one.written, was_asked=was_asked)
+    return Ended(one.job, outcome.value, outcome.error, seconds, was_asked)
 
 
-def reason_of(code: int) -> str:
-    """Why a process ended that said nothing itself."""
-    if code == -signal.SIGKILL:
-        return "killed (SIGKILL), by someone or by a system out of memory"
-    if code == LOST:
-        return "lost: the process that it was forked from was killed"
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    return f"ended with code {code}, and said nothing"
+def last_written(directory: Path) -> int:
+    """When a run directory last told how its run is doing; 0 where it never did."""
+    path = directory / "status.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def record_failure(directory: Path, pid: int, error: str) -> None:
-    """Makes status.json true where process `pid` could not; a directory that another process holds is left alone."""
+def record_failure(directory: Path, error: str, *, pid: int | None, since: int, was_asked: bool = False) -> None:
+    """Makes status.json true where the run's own processes could not; a directory that another one holds is left alone.
+
+    since: what `last_written` was before the run began: an end that was recorded later stands. was_asked: to stop.
+    """
     with contextlib.suppress(UserError, OSError), locked(directory):
         path = directory / "status.json"
-        status = read_json(path) if path.exists() else {}
-        if status.get("pid") != pid or status.get("state") == "running":
+        state = read_json(path).get("state") if last_written(directory) != since else "running"
+        if state == "running" or (state == "interrupted" and not was_asked):  # a network may call sys.exit()
             record = last_record(directory)
             epoch, step = record.get("epoch", 0), record.get("step", 0)
             write_status(directory, "failed", epoch=epoch, step=step, error=error, pid=pid)
@@ -233,59 +209,7 @@ def stop(running: Sequence[Running]) -> None:
     deadline = time.monotonic() + SECONDS_TO_STOP
     try:
         for one in running:
-            one.process.join(max(0.0, deadline - time.monotonic()))
+            one.child.process.join(max(0.0, deadline - time.monotonic()))
     finally:
         for one in running:
-            one.process.kill()
-            one.process.join()
-
-
-# ---------------------------------------------------------------------------------------------- in the process of a job
-
-
-def work(job: Job, environment: dict[str, str], threads: int, code: Any, results: Connection) -> None:
-    """Does a job, and sends what came out: {"best": metrics} or {"error": a line}."""
-    try:
-        os.setsid()  # Ctrl-C reaches the parent, which asks its jobs to stop: once, not twice
-        threading.Thread(target=die_with_parent, daemon=True).start()
-        write_to_log(job.directory)
-        os.environ.clear()
-        os.environ.update(environment)
-        torch.set_num_threads(threads)
-        tqdm.set_lock(threading.RLock())  # its own is one for many processes, and outlives a job that is killed
-        provenance.code_state = lambda: code
-        signal.signal(signal.SIGINT, interrupt_once)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        best = start_training(job.cfg, job.directory, job.overrides, anew=job.anew)
-        results.send({"best": best})
-    except KeyboardInterrupt:
-        results.send({"error": "interrupted"})
-        sys.exit(130)
-    except Exception as error:
-        results.send({"error": tell(error)})
-        sys.exit(1)
-
-
-def tell(error: Exception) -> str:
-    """What ended a job, in one line; on stderr too, with a traceback unless it is a mistake of the user's."""
-    text = " ".join(str(error).split())[:300]
-    if getattr(error, "for_user", False):
-        print(text, file=sys.stderr)
-    else:
-        traceback.print_exc()
-        text = f"{type(error).__name__}: {text}"
-    return text
-
-
-def write_to_log(directory: Path) -> None:
-    """Sends to train.log what this process says of errors, crashes included; the rest is written there anyway."""
-    directory.mkdir(parents=True, exist_ok=True)
-    os.dup2(os.open(directory / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    faulthandler.enable()
-
-
-def interrupt_once(*_: Any) -> None:
-    """Raises KeyboardInterrupt the first time: what is written because of it is not to be interrupted in turn."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+            one.child.close()

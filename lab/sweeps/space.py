@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from utils import UserError
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
@@ -45,6 +47,24 @@ class Dimension:
         steps = [ends[0] + (ends[1] - ends[0]) * i / max(1, self.points - 1) for i in range(self.points)]
         values = [float(f"{math.exp(step) if self.log else step:.6g}") for step in steps]
         return list(dict.fromkeys(round(value) for value in values)) if self.is_integer else values
+
+    def at(self, share: float) -> Any:
+        """The value at that share, from 0 to 1, of the range on its own scale, or of the choices."""
+        if self.choices:
+            return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
+        if self.is_integer and not self.log:
+            return min(int(self.low + share * (self.high - self.low + 1)), int(self.high))
+        ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = ends[0] + share * (ends[1] - ends[0])
+        value = min(max(math.exp(value) if self.log else value, self.low), self.high)
+        return round(value) if self.is_integer else value
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one that this hyperparameter may take."""
+        if self.choices:
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        is_number = isinstance(value, int if self.is_integer else (int, float)) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high
 
     def nears_edge(self, value: Any) -> str | None:
         """Which end of the range a value lies on, "low" or "high", if on any."""
@@ -98,15 +118,26 @@ def suggest(trial: optuna.trial.Trial, space: Sequence[Dimension]) -> dict[str, 
     for dimension in space:
         if any(values.get(key) != value for key, value in dimension.when.items()):
             continue
-        if dimension.choices:
-            values[dimension.key] = trial.suggest_categorical(dimension.key, dimension.choices)
-        elif dimension.is_integer:
-            values[dimension.key] = trial.suggest_int(
-                dimension.key, int(dimension.low), int(dimension.high), log=dimension.log
-            )
-        else:
-            values[dimension.key] = trial.suggest_float(dimension.key, dimension.low, dimension.high, log=dimension.log)
+        try:
+            value = suggest_one(trial, dimension)
+        except ValueError as error:  # of a trial that somebody began with another range
+            raise UserError(
+                f"{dimension.key} was not taken from this space ({' '.join(str(error).split())})"
+            ) from error
+        if not dimension.holds(value):
+            raise UserError(f"{dimension.key}={value!r} is not of this space")
+        values[dimension.key] = value
     return values
+
+
+def suggest_one(trial: optuna.trial.Trial, dimension: Dimension) -> Any:
+    """One value that a trial proposes; of a trial that has it already, that one."""
+    key, low, high, log = dimension.key, dimension.low, dimension.high, dimension.log
+    if dimension.choices:
+        return trial.suggest_categorical(key, dimension.choices)
+    if dimension.is_integer:
+        return trial.suggest_int(key, int(low), int(high), log=log)
+    return trial.suggest_float(key, low, high, log=log)
 
 
 def first_values(space: Sequence[Dimension]) -> dict[str, Any]:
@@ -116,6 +147,51 @@ def first_values(space: Sequence[Dimension]) -> dict[str, Any]:
         if all(values.get(key) == value for key, value in dimension.when.items()):
             values[dimension.key] = dimension.choices[0] if dimension.choices else dimension.low
     return values
+
+
+def default_values(space: Sequence[Dimension], cfg: DictConfig, groups: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration, by key, as far as they are of the space; groups: the options that it is made of."""
+    values: dict[str, Any] = {}
+    for dimension in space:
+        value = groups.get(dimension.key) or OmegaConf.select(cfg, dimension.key)
+        if OmegaConf.is_config(value):
+            value = "[" + ",".join(map(as_typed, value)) + "]" if OmegaConf.is_list(value) else None
+        if dimension.choices:
+            value = next((one for one in dimension.choices if as_typed(one).replace(" ", "") == as_typed(value)), None)
+        if (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and not dimension.is_integer
+            and not dimension.choices
+        ):
+            value = float(value)
+        if dimension.holds(value):
+            values[dimension.key] = value
+    return values
+
+
+def values_of(params: Mapping[str, Any], space: Sequence[Dimension]) -> dict[str, Any]:
+    """The values that a trial was given, by key; UserError where one is not of the space, whoever wrote it."""
+    values = {dimension.key: params[dimension.key] for dimension in space if dimension.key in params}
+    for dimension in space:
+        if dimension.key in values and not dimension.holds(values[dimension.key]):
+            raise UserError(f"{dimension.key}={values[dimension.key]!r} is not of this space")
+    return values
+
+
+def described(space: Sequence[Dimension]) -> str:
+    """A space as JSON, in the words in which its file has it."""
+    entries = {}
+    for dimension in space:
+        own: dict[str, Any] = {"choices": list(dimension.choices)} if dimension.choices else {}
+        if not dimension.choices:
+            own = {"low": dimension.low, "high": dimension.high, "log": dimension.log, "points": dimension.points}
+        entries[dimension.key] = {
+            key: value
+            for key, value in {**own, "when": dict(dimension.when)}.items()
+            if value or key in ("low", "high")
+        }
+    return json.dumps(entries)
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

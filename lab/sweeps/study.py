@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import platform
 import random
 import time
 import warnings
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 from omegaconf import DictConfig
 
-from lab.sweeps.space import Dimension
+from lab.runs.reading import printable
+from lab.sweeps.samplers import make_pruner, make_sampler
+from lab.sweeps.space import Dimension, described
 from utils import UserError
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
@@ -160,6 +163,8 @@ def open_study(
             check_same(study, f"the study {name} in {without_password(url)}", direction, space, fixed)
             num_before = study.user_attrs.get("num_processes", 0)
             study.set_user_attr("num_processes", num_before + 1)
+            if not num_before:
+                study.set_user_attr("made", {"host": platform.node(), "directory": str(Path.cwd())})
     # A seed of its own for each process that has a part in a study: the first one's would propose the same again.
     seed = random.Random(f"{options.seed}/{num_before}").getrandbits(31) if num_before else options.seed
     study.sampler = make_sampler(options, space, seed=seed)
@@ -170,40 +175,13 @@ def check_same(
     study: optuna.Study, what: str, direction: str, space: Sequence[Dimension], fixed: Sequence[str]
 ) -> None:
     """UserError unless all processes of a study search the same; the first one writes down what that is."""
-    described = json.dumps([str(dimension) for dimension in space])
-    if study.user_attrs.get("space", described) != described or study.direction.name.lower() != direction:
+    now, before = described(space), json.dumps([str(dimension) for dimension in space])  # as studies had it at first
+    if study.user_attrs.get("space", now) not in (now, before) or study.direction.name.lower() != direction:
         raise UserError(f"{what} searches another space; choose another name, or remove it")
-    theirs, ours = set(study.user_attrs.get("fixed", fixed)), set(fixed)
+    recorded = study.user_attrs.get("fixed", list(fixed))
+    theirs, ours = set(map(str, recorded if isinstance(recorded, list) else ["?"])), set(fixed)
     if theirs != ours:
         there, here = (" ".join(sorted(one)) or "default values" for one in (theirs - ours, ours - theirs))
-        raise UserError(f"{what} is of runs with {there}, not with {here}; choose another name")
-    study.set_user_attr("space", described)
+        raise UserError(f"{what} is of runs with {printable(there)}, not with {here}; choose another name")
+    study.set_user_attr("space", now)
     study.set_user_attr("fixed", list(fixed))
-
-
-def make_sampler(options: DictConfig, space: Sequence[Dimension], *, seed: int) -> optuna.samplers.BaseSampler:
-    """What proposes the next trial."""
-    import optuna.samplers as samplers
-
-    if options.sampler == "grid":
-        if any(dimension.when for dimension in space):
-            raise UserError("search.sampler=grid tries every combination, and so takes no conditional keys (`when`)")
-        # One order for all processes, which know a point of the grid by its place in it.
-        return samplers.GridSampler({dimension.key: dimension.grid() for dimension in space}, seed=0)
-    if options.sampler == "random":
-        return samplers.RandomSampler(seed=seed)
-    if options.sampler == "gp":
-        return samplers.GPSampler(seed=seed)
-    if options.sampler == "cmaes":
-        return samplers.CmaEsSampler(seed=seed)
-    # Trials that run at the same time must not be proposed alike, hence constant_liar.
-    return samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-
-
-def make_pruner(options: DictConfig) -> optuna.pruners.BasePruner:
-    """What stops a trial that does worse than others did at the same epoch."""
-    import optuna.pruners as pruners
-
-    if options.pruner == "median":
-        return pruners.MedianPruner()
-    return pruners.HyperbandPruner() if options.pruner == "hyperband" else pruners.NopPruner()

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.runs.directory import here, is_of_other_code, what_is_left
+from lab.runs.directory import is_of_other_code, what_is_left
 from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
 from lab.sweeps.pool import Ended, Job, Running, run_pool
-from utils import UserError, nothing
+from utils import UserError, here, nothing
 
 # ---------------------------------------------------------------------------------------------------------- what is seen
 
@@ -114,6 +114,7 @@ def run_sweep(
     *,
     n_jobs: int,
     gpus: Sequence[str],
+    preload: Sequence[str],
     on_start: Callable[[Job], Any] = nothing,
     on_end: Callable[[Ended], Any] = nothing,
 ) -> list[Ended]:
@@ -130,7 +131,9 @@ def run_sweep(
         on_end(one)
 
     try:
-        ended = run_pool(missing, n_jobs=n_jobs, gpus=gpus, on_start=start, on_end=end, on_wait=overview.draw)
+        ended = run_pool(
+            missing, n_jobs=n_jobs, gpus=gpus, preload=preload, on_start=start, on_end=end, on_wait=overview.draw
+        )
     except KeyboardInterrupt:
         overview.say(f"stopped at {overview.count()} jobs; the same command goes on from here")
         raise
@@ -161,7 +164,7 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
 def print_tables(jobs: Sequence[Job]) -> None:
     """Compares all runs of a sweep's experiment, those of earlier sweeps too."""
     from lab.tables.summary import summarize
-    from synthesize_results import format_terminal
+    from synthesize_results import format_terminal  # lab.tables.text
 
     for folder in dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs):
         with contextlib.suppress(UserError):  # where no run has finished

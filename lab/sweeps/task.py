@@ -1,4 +1,4 @@
-"""What other launchers run in place of our command: one job of a sweep that was checked, wherever it was taken.
+"""What other launchers run: Hydra's task function for one job of a sweep that was checked, wherever it was taken.
 
 It is pickled, and found again by this module's name: in a process on another machine, which has the same project.
 """
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
-import train
 from lab.config.command import typed_overrides
+from lab.devices.processes import tell
 from lab.sweeps.launcher import job_of, label_of
-from lab.sweeps.pool import Job, record_failure, tell
+from lab.sweeps.pool import last_written, record_failure
 from lab.sweeps.sweep import shown
 from utils import Unmet, UserError, read_json
 
@@ -29,11 +30,13 @@ from utils import Unmet, UserError, read_json
 class Task:
     """Trains the job whose configuration Hydra composed; the metrics of its best epoch.
 
+    task_function: what trains, as Hydra gave it to the launcher
     argv: the sweep's command; swept: the keys that it varies; threads: of this job
     replaced: the directories whose runs are to begin anew, with when_started of what is in them
     has_company: others print where this one would, which then says the most in train.log alone
     """
 
+    task_function: TaskFunction
     argv: tuple[str, ...]
     swept: frozenset[str]
     replaced: Mapping[Path, str | None]
@@ -45,11 +48,11 @@ class Task:
         if job.best is not None:  # since the sweep was launched, for another of its kind
             return job.best
         print(f"start   {job.label}", flush=True)
-        started = time.monotonic()
+        started, since = time.monotonic(), last_written(job.directory)
         try:
-            best = self.train(job)
+            best = self.train(cfg, job.directory)
         except Exception as error:
-            text = record(error, job.directory)
+            text = record(error, job.directory, since)
             print(f"failed  {job.label}: {text}", flush=True)
             raise Unmet(text) from None  # which any process can unpickle
         except KeyboardInterrupt:
@@ -59,16 +62,16 @@ class Task:
         print(f"done    {job.label}: {shown(best)} ({time.monotonic() - started:.1f} s)", flush=True)
         return best
 
-    def train(self, job: Job) -> dict[str, float]:
+    def train(self, cfg: DictConfig, directory: Path) -> dict[str, float]:
         """Trains as the sweep's command asks, with this job's threads; leaves the process as it was to the next job."""
         # Not twice: a cluster may start a job again, which then goes on.
-        anew = self.replaced.get(job.directory, "") == when_started(job.directory)
+        cfg.rerun = self.replaced.get(directory, "") == when_started(directory)
         argv, threads = sys.argv, torch.get_num_threads()
         sys.argv = list(self.argv)
         torch.set_num_threads(self.threads)
         try:
-            with said_in_log(job.directory) if self.has_company else contextlib.nullcontext():
-                return train.start(job.cfg, job.directory, job.overrides, anew=anew)
+            with said_in_log(directory) if self.has_company else contextlib.nullcontext():
+                return self.task_function(cfg)
         finally:
             sys.argv = argv
             torch.set_num_threads(threads)
@@ -81,12 +84,14 @@ def when_started(directory: Path) -> str | None:
     return None
 
 
-def record(error: Exception, directory: Path) -> str:
-    """What ended a job, in one line; recorded in train.log and, unless another process writes there, in status.json."""
+def record(error: Exception, directory: Path, since: int) -> str:
+    """What ended a job, in one line; recorded in train.log and, unless that was done since then, in status.json."""
     with open_log(directory) as log, contextlib.redirect_stderr(log):
-        text = tell(error)
-    record_failure(directory, os.getpid(), text)
-    return text
+        outcome = tell(error)
+        if outcome.is_for_user:
+            print(outcome.error, file=log)
+    record_failure(directory, str(outcome.error), pid=os.getpid(), since=since)
+    return str(outcome.error)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ import contextlib
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lab.config import builders
 from lab.config.command import checked
 from lab.config.schema import TrainRequest
+from lab.devices.device import choose_device
 from lab.runs.directory import recorded_part
 from lab.runs.logger import read_records
-from lab.sweeps.space import as_overrides, read_space, suggest
+from lab.runs.progress import Progress
+from lab.sweeps.samplers import NUM_EVEN, even_values
+from lab.sweeps.space import as_overrides, read_space, suggest, values_of
 from lab.sweeps.study import Turn
-from utils import UserError, read_json
+from utils import UserError
 
 if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do without
     import optuna
@@ -45,6 +50,8 @@ class Taken:
     trial: optuna.trial.Trial
     held: FileLock  # says so to the other processes of this machine
     num_reported: int  # epochs
+    overrides: Sequence[str] = ()
+    problem: UserError | None = None  # with what it was to be trained with
     is_pruned: bool = False
     is_lost: bool = False  # to another process, which took this one for dead
 
@@ -53,8 +60,21 @@ class Search:
     """One process's part in a study: gives the pool its jobs, and tells Optuna what came out of them."""
 
     def __init__(
-        self, study: optuna.Study, take_turn: Turn, cfg: DictConfig, fixed: Sequence[str], monitor: str
+        self,
+        study: optuna.Study,
+        take_turn: Turn,
+        cfg: DictConfig,
+        fixed: Sequence[str],
+        monitor: str,
+        *,
+        train: Callable[..., dict[str, float]],
+        defaults: Mapping[str, Any],
     ) -> None:
+        """train: is called with the configuration, directory and overrides of a trial, in a process of its own.
+
+        defaults: the values that the configuration has without a search, as far as they are of its space.
+        """
+        self.train, self.defaults = train, dict(defaults)
         self.study, self.take_turn, self.cfg, self.fixed, self.monitor = study, take_turn, cfg, list(fixed), monitor
         self.space = read_space(OmegaConf.to_container(cfg.search.space))  # type: ignore[arg-type]
         self.folder = Path(cfg.experiments_dir).absolute() / cfg.name
@@ -91,28 +111,61 @@ class Search:
             left = [one for one in trials if one.state == TrialState.RUNNING and self.is_left(one)]
             if not left and (len(trials) >= self.cfg.search.n_trials or self.is_whole_grid(trials)):
                 return None
-            trial = Trial(self.study, left[0]._trial_id) if left else self.study.ask()
+            trial = Trial(self.study, left[0]._trial_id) if left else self.ask(len(trials))
             directory = self.directory_of(trial.number)
             directory.mkdir(parents=True, exist_ok=True)
             held = FileLock(directory / HELD)
             held.acquire(timeout=10)
-            self.taken[directory] = Taken(trial, held, len(left[0].intermediate_values) if left else 0)
+            num_reported = len(left[0].intermediate_values) if left else 0
+            taken = self.taken[directory] = Taken(trial, held, num_reported)
             trial.set_user_attr("owner", owner(directory))
-            if "overrides" not in trial.user_attrs:
-                trial.set_user_attr("overrides", as_overrides(suggest(trial, self.space)))
+            try:
+                taken.overrides = self.propose(trial)
+                trial.set_user_attr("overrides", taken.overrides)
+            except UserError as error:
+                taken.problem = error
             return trial
+
+    def ask(self, number: int) -> optuna.trial.Trial:
+        """A new trial: the configuration as it is, then some that fill the space evenly, then what the sampler says."""
+        sampler = self.cfg.search.sampler
+        if any(trial.state.name == "WAITING" for trial in self.study.get_trials(deepcopy=False)):
+            return self.study.ask()  # what a process that is gone has put there
+        if number == 0 and sampler != "grid":
+            self.study.enqueue_trial(self.defaults, user_attrs={"is_default": True})
+        elif number <= NUM_EVEN and sampler in ("tpe", "gp", "cmaes"):
+            self.study.enqueue_trial(even_values(self.space, number - 1, seed=self.cfg.search.seed))
+        return self.study.ask()
+
+    def propose(self, trial: optuna.trial.Trial) -> list[str]:
+        """The overrides of a trial, of the space whatever the study holds; none for the configuration as it is."""
+        is_default = trial.user_attrs.get("is_default") is True
+        space = [one for one in self.space if one.key in self.defaults] if is_default else self.space
+        values = suggest(trial, space)
+        return [] if is_default else as_overrides(values)
+
+    def overrides_of(self, trial: optuna.trial.FrozenTrial) -> list[str]:
+        """What was typed for a trial of the study; UserError where that is not of its space."""
+        if trial.user_attrs.get("is_default") is True:
+            return []
+        try:
+            return as_overrides(values_of(trial.params, self.space))
+        except UserError as error:
+            raise UserError(f"trial {trial.number} of the study: {error}") from error
 
     def is_left(self, frozen: optuna.trial.FrozenTrial) -> bool:
         """Whether nobody trains a trial that is recorded as running: its process, here or elsewhere, is gone."""
-        theirs = frozen.user_attrs.get("owner")
+        theirs = owner_of(frozen)
         if theirs is None:
             return True  # it ended in the very turn in which it asked
-        directory = Path(theirs["directory"])
+        directory = self.directory_of(frozen.number)
         if directory in self.taken:
             return False
-        if directory.is_dir() and not (is_free(directory / HELD) and is_free(directory / ".lock", seconds=3)):
+        # Locks are looked for in our own folder alone: where else there are some, a study from elsewhere would decide.
+        is_ours = theirs["directory"] == str(directory) and directory.is_dir()
+        if is_ours and not (is_free(directory / HELD) and is_free(directory / ".lock", seconds=3)):
             return False  # the seconds: a job notices soon that the process that started it is gone
-        is_here = directory.is_dir() and theirs["host"] == platform.node()
+        is_here = is_ours and theirs["host"] == platform.node()
         is_gone = is_here or time.time() - theirs["alive"] > SECONDS_ALIVE
         return is_gone and self.recorded(frozen.number).state == frozen.state  # it may have ended since we read of it
 
@@ -132,10 +185,13 @@ class Search:
         """The run of a trial, composed and checked."""
         from lab.sweeps.pool import Job
 
-        values = trial.user_attrs["overrides"]
-        overrides = [*self.fixed, *values]
-        label = f"trial {trial.number}: {' '.join(values)}"
-        return Job(compose(overrides), self.directory_of(trial.number), overrides, label=label)
+        directory = self.directory_of(trial.number)
+        taken = self.taken[directory]
+        if taken.problem is not None:
+            raise taken.problem
+        overrides, own = [*self.fixed, *taken.overrides], " ".join(taken.overrides) or "the configuration as it is"
+        cfg, label = compose(overrides), f"trial {trial.number}: {own}"
+        return Job(cfg, directory, overrides, partial(self.train, cfg, directory, overrides), label=label)
 
     def watch(self, running: list[Running]) -> None:
         """Reports each new epoch of the trials under way; stops those that the pruner gives up, or that are another's."""
@@ -153,8 +209,8 @@ class Search:
     def say_alive(self, directory: Path) -> bool:
         """Records that this process still trains a trial; False if another one does by now."""
         taken, mine = self.taken[directory], owner(directory)
-        recorded = self.recorded(taken.trial.number).user_attrs["owner"]
-        taken.is_lost = any(recorded[key] != mine[key] for key in ("host", "directory"))
+        recorded = owner_of(self.recorded(taken.trial.number))
+        taken.is_lost = recorded is None or any(recorded[key] != mine[key] for key in ("host", "directory"))
         if not taken.is_lost:
             taken.trial.set_user_attr("owner", mine)
         return not taken.is_lost
@@ -172,14 +228,13 @@ class Search:
     def end(self, one: Ended) -> str | None:
         """Tells Optuna what came out of a trial, and returns the state that it has ended in.
 
-        None for one that has not: one that was killed goes on, one that was interrupted stays open.
+        None for one that has not: one that was killed goes on, one that a signal has ended stays open.
         """
         directory = one.job.directory
         taken = self.taken[directory]
         if taken.is_lost:
             return None
         self.report(directory)
-        status = read_json(directory / "status.json") if (directory / "status.json").exists() else {}
         kills = taken.trial.user_attrs.get("kills", 0)
         value = math.nan if one.best is None else float(one.best[self.monitor])
         if math.isfinite(value):
@@ -190,7 +245,7 @@ class Search:
             taken.trial.set_user_attr("kills", kills + 1)
             self.again.append(one.job)
             return None
-        return None if status.get("state") == "interrupted" else self.tell(directory, "FAIL")
+        return None if one.was_asked else self.tell(directory, "FAIL")
 
     def tell(self, directory: Path, state: str, value: float | None = None) -> str:
         """Ends a trial in the study, in that state."""
@@ -209,6 +264,14 @@ def owner(directory: Path) -> dict[str, Any]:
     return {"host": platform.node(), "directory": str(directory), "alive": time.time()}
 
 
+def owner_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any] | None:
+    """What `owner` said of the process that trains a trial; None where that is not recorded, or not so."""
+    recorded = trial.user_attrs.get("owner")
+    kinds: dict[str, Any] = {"host": str, "directory": str, "alive": (int, float)}
+    is_whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
+    return recorded if is_whole else None
+
+
 def is_free(file: Path, *, seconds: float = 0) -> bool:
     """Whether no process holds that lock, or lets go of it within so many seconds."""
     try:
@@ -221,3 +284,14 @@ def is_free(file: Path, *, seconds: float = 0) -> bool:
 def compose(overrides: Sequence[str]) -> DictConfig:
     """The checked configuration of a run with these overrides; UserError for what is wrong with them."""
     return recorded_part(checked(hydra.compose("train", list(overrides)), TrainRequest))
+
+
+def monitor_of(overrides: Sequence[str]) -> tuple[str, bool]:
+    """(the metric that runs of these overrides are judged by, whether higher is better); their mistakes come out here."""
+    cfg = compose(overrides)
+    with contextlib.closing(builders.load_data(cfg, choose_device(cfg.trainer.device))) as data:
+        model = builders.build_model(cfg, data.spec)
+        builders.build_loss(cfg, data.spec, model)
+        builders.build_optimizer(cfg, model)
+        progress = Progress.judged_by(cfg.trainer.monitor, builders.build_metrics(cfg, data.spec))
+    return progress.monitor, progress.seeks_higher

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -23,8 +22,7 @@ import torch.multiprocessing
 import torch.utils.tensorboard
 from conftest import read_lines
 from test_resume import outcome_of, same
-from test_survival import fork
-from test_sweep import is_alive, needs_proc, wait_until
+from test_sweep import needs_proc
 from test_train import compose
 from torch import nn
 
@@ -32,7 +30,6 @@ import train
 from lab.config.command import checked
 from lab.config.schema import TrainConfig
 from lab.devices.distributed import World
-from lab.devices.launch import run_in_processes
 from lab.runs.directory import recorded_part
 from model.net import MLP, DataSpec, DynamicNet
 from utils import PROJECT, UserError
@@ -226,27 +223,6 @@ def test_a_batch_too_small_for_the_processes_is_told_before_anything_runs(tmp_pa
     assert not (tmp_path / "status.json").exists()
 
 
-@needs_proc
-def test_processes_end_with_the_one_that_launched_them() -> None:
-    """Even one that is killed while they start, and can tell them nothing."""
-    pid = fork(lambda: run_in_processes(time.sleep, 60, num_processes=2))
-    wait_until(lambda: len(started_by(pid)) == 2)
-    started = started_by(pid)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    wait_until(lambda: not any(map(is_alive, started)), seconds=20)
-
-
-def started_by(pid: int) -> list[int]:
-    """The processes that a process has started to work for it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            found += [int(path.parent.name)] * (parent == pid and "spawn_main" in (path.parent / "cmdline").read_text())
-    return found
-
-
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
     return subprocess.run(
@@ -279,47 +255,6 @@ def test_no_thread_that_exchanges_tensors_outlives_training(
     threads = [path.read_text() for path in tmp_path.glob("threads-*")]
     assert len(threads) == 2
     assert not [names for names in threads if "gloo" in names]
-
-
-@pytest.mark.parametrize("seconds", [None, 0.0, 0.7], ids=["training", "started", "starting"])
-def test_ctrl_c_ends_processes_and_their_launcher_soon_and_in_few_words(seconds: float | None, tmp_path: Path) -> None:
-    """As a terminal sends it, to all of them; while they start, there is nothing to save."""
-    command = [sys.executable, "train.py", "trainer.devices=2", "trainer.epochs=5000", "name=x"]
-    command += [*SHORT[:3], "trainer.images=false", "trainer.device=cpu", f"experiments_dir={tmp_path}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=PROJECT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        if seconds is None:
-            wait_until(lambda: bool(list(tmp_path.glob("x/*/last.pt"))), seconds=60)
-        else:
-            wait_until(lambda: len(started_by(process.pid)) == 2, seconds=60)
-            time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=20)  # PyTorch's own way takes 30 s
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "train.py: interrupted"
-    assert "Traceback" not in err
-    if seconds is None:
-        (status,) = tmp_path.glob("x/*/status.json")
-        assert json.loads(status.read_text())["state"] == "interrupted"
-
-
-def test_a_signal_before_the_processes_are_there_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch.distributed.launcher import api
-
-    launch_all = api.elastic_launch
-
-    def signalled(*arguments: Any, **keywords: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
-        return launch_all(*arguments, **keywords)
-
-    monkeypatch.setattr(api, "elastic_launch", signalled)
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_in_processes(time.sleep, 60, num_processes=2)
-    assert time.monotonic() - started < 20
 
 
 ONE_RUN = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from lab.sweeps import pool
 from lab.sweeps.other_launcher import threads_of
+from utils import PROJECT
 
 TESTS = Path(__file__).resolve().parent
 THREADS = pool.threads_for(2)
@@ -128,7 +129,7 @@ def test_runs_are_those_of_the_pool(
 def test_a_job_whose_time_is_up_goes_on_in_its_directory(tmp_path: Path) -> None:
     """As on SLURM: SIGUSR2, a checkpoint, the same job again. Also where it was to begin anew: that it has done."""
     arguments = ["model._target_=sweep_networks.Slow", "data.limit=120", "trainer.epochs=30", "trainer.device=cpu"]
-    command = [sys.executable, str(TESTS.parent / "train.py"), "-m", "hydra/launcher=submitit_local", *arguments]
+    command = [sys.executable, str(PROJECT / "train.py"), "-m", "hydra/launcher=submitit_local", *arguments]
     command += ["trainer.images=false", f"experiments_dir={tmp_path}", "rerun=true"]
     environment = os.environ | {"PYTHONPATH": str(TESTS)}
     subprocess.run([*command, "name=calm"], env=environment, cwd=tmp_path, check=True)

@@ -22,12 +22,11 @@ import pytest
 from conftest import Outcome
 from omegaconf import OmegaConf
 
-import search_hyperparams
-from lab.sweeps import study
+from lab.sweeps import findings, study
+from lab.sweeps.findings import best_preset
 from lab.sweeps.space import Dimension, as_overrides, read_space, suggest
 from lab.sweeps.study import explained, open_study
 from lab.sweeps.trials import Search
-from search_hyperparams import best_preset
 from utils import Unmet, UserError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -43,7 +42,7 @@ def search(
     run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Outcome]:
     """search(...) does what `python search_hyperparams.py name=found ...` would; its preset lands in tmp_path/conf."""
-    monkeypatch.setattr(search_hyperparams, "PRESETS", tmp_path / "conf")
+    monkeypatch.setattr(findings, "PRESETS", tmp_path / "conf")
 
     def run(*arguments: str, name: str = "found") -> Outcome:
         return run_command("search_hyperparams", f"experiments_dir={tmp_path}", f"name={name}", *arguments)
@@ -55,8 +54,9 @@ START = """
 import sys
 sys.argv[0] = "search_hyperparams.py"
 import search_hyperparams
+from lab.sweeps import findings
 from pathlib import Path
-search_hyperparams.PRESETS = Path({conf!r})
+findings.PRESETS = Path({conf!r})
 search_hyperparams.main()
 """
 
@@ -240,7 +240,9 @@ def join(folder: Path, url: str, *, n_trials: int = 12, sampler: str = "random",
     options["space"] = {"lr": {"low": 0.0, "high": 1.0, "points": 10}}
     cfg = OmegaConf.create({"search": options, "experiments_dir": str(folder), "name": "found"})
     dimensions = read_space(options["space"])
-    return Search(*open_study(cfg.search, "found", url, "maximize", dimensions, fixed), cfg, (), "val/accuracy")
+    return Search(
+        *open_study(cfg.search, "found", url, "maximize", dimensions, fixed), cfg, (), "val/accuracy", train=dict
+    )
 
 
 @pytest.fixture(scope="module")

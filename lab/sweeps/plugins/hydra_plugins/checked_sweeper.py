@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -30,6 +31,9 @@ class CheckedSweeper(BasicSweeper):
         if self.launcher is not None and not isinstance(self.launcher, CheckedLauncher):
             self.launcher = OtherLauncher(self.launcher)
             self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Composes nothing: our launchers compose all jobs, and check them, before the first one starts."""
 
     def sweep(self, arguments: list[str]) -> None:
         """Hydra records a sweep in its folder before anything is checked; of one that is refused, nothing stays."""

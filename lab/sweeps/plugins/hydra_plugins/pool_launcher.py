@@ -39,7 +39,7 @@ class PoolLauncher(CheckedLauncher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from lab.config.schema import Count, check_value
-        from lab.sweeps.pool import num_cpus, threads_for, visible_gpus, warm_up
+        from lab.sweeps.pool import num_cpus, visible_gpus, warm_up_for
 
         check_value(self.n_jobs, Count | None, where="hydra.launcher.n_jobs")
         check_value(self.jobs_per_gpu, Count, where="hydra.launcher.jobs_per_gpu")
@@ -49,7 +49,7 @@ class PoolLauncher(CheckedLauncher):
         num_at_once = len(self.gpus) * self.jobs_per_gpu or num_cpus()
         self.n_jobs = self.n_jobs or max(1, num_at_once // config.trainer.devices)
         if config.dry_run is not True:
-            warm_up(threads_for(self.n_jobs))  # goes on for seconds, in which the jobs are composed
+            warm_up_for(self.n_jobs, [task_function.__module__])  # goes on while the jobs are composed
 
     def run(self, jobs: Sequence[Job], configs: dict[Path, DictConfig]) -> list[Ended]:
         """Runs the jobs that have not finished, and shows how they are doing; what came out of those."""
@@ -65,4 +65,5 @@ class PoolLauncher(CheckedLauncher):
             job_return.status = JobStatus.COMPLETED if one.error is None else JobStatus.FAILED
             self.context.callbacks.on_job_end(config=configs[one.job.directory], job_return=job_return)
 
-        return run_sweep(jobs, n_jobs=self.n_jobs, gpus=self.gpus, on_start=start, on_end=end)
+        preload = [self.task_function.__module__]
+        return run_sweep(jobs, n_jobs=self.n_jobs, gpus=self.gpus, preload=preload, on_start=start, on_end=end)
