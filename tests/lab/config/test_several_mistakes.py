@@ -42,6 +42,10 @@ SEVERAL = {
     "an optimiser that computes the loss again": (
         ["optimizer=sgd", "optimizer._target_=torch.optim.LBFGS", "~optimizer.weight_decay"], ["LBFGS", "closure"]
     ),
+    "a preset that is one too many": (["+experiment=digits_mlp"], ["leave out the +: experiment=digits_mlp"]),
+    "an option that is always there": (["~trainer.patience"], ["trainer.patience=null"]),
+    "a variable of the environment": (["hydra.job.env_set.X=1"], ["+hydra.job.env_set.X=VALUE"]),
+    "batches of no jobs": (["-m", "seed=0,1", "hydra.sweeper.max_batch_size=0"], ["max_batch_size is 0", "at least 1"]),
     "two presets": (["+experiment=[mnist_mlp,mnist_cnn]"], ["model"]),
     "an epoch too many": (["resume=nowhere", "trainer.epochs=+x"], ["trainer.epochs"]),
     "a root that is a file": (["data=image_folder", f"data.root={__file__}"], [Path(__file__).name, "train/<class>"]),
