@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lab.config.schema import TrainConfig, check_value
+from lab.config.values import FolderName
 from utils import PROJECT
 
 # What changes no number of a run: a sweep that differs in it alone is the same sweep, in the same directories.
@@ -67,8 +68,10 @@ def run_directory() -> Path:
     """Where the run of this job goes, as Hydra was told."""
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
+        check_value(hydra.sweep.subdir, FolderName, where="hydra.sweep.subdir")
         return Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
-    return Path(hydra.runtime.output_dir)
+    check_value(hydra.run.dir, FolderName, where="hydra.run.dir")
+    return Path(hydra.run.dir).absolute()
 
 
 def variant_name(overrides: Sequence[str], name: str) -> str:
@@ -90,20 +93,21 @@ class MadeWhenWritten(Callback):
     """
 
     def __init__(self) -> None:
-        self.directory = ""
+        self.directory: str | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        if config.hydra.output_subdir is not None or config.hydra.job.chdir:  # then Hydra itself writes there
-            return
+        self.directory = OmegaConf.to_container(config.hydra.run)["dir"]  # type: ignore[call-overload,index]
+        HydraConfig.instance().set_config(config)  # the name of a run may be made of what Hydra knows
         with contextlib.suppress(Exception):
-            HydraConfig.instance().set_config(config)  # the name of a run may be made of what Hydra knows
-            self.directory = str(Path(config.hydra.run.dir).absolute())
-            with read_write(config.hydra), open_dict(config.hydra):
-                config.hydra.run.dir = "."
+            if config.hydra.run.dir.strip():
+                self.directory = str(Path(config.hydra.run.dir).absolute())
         HydraConfig.instance().cfg = None
+        writes_itself = config.hydra.output_subdir is not None or config.hydra.job.chdir
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.run.dir = self.directory if writes_itself else "."
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        if self.directory:
+        if self.directory is not None:
             for known in (config, HydraConfig.instance().cfg):
                 with read_write(known.hydra), open_dict(known.hydra):  # type: ignore[union-attr]
                     known.hydra.run.dir = known.hydra.runtime.output_dir = self.directory  # type: ignore[union-attr]

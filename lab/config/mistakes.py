@@ -101,6 +101,10 @@ def _in_one_line(error: BaseException, config_name: str) -> str:
         if not options and (others := re.search(r"Available options in '[^']+': (.*?)( Config search path|$)", text)):
             options = others[1].split()  # a group of Hydra's, such as hydra/launcher
         return f"{group}={option}: there is no such option; " + _suggest(option, options)
+    if twice := re.search(r"Multiple values for (\S+?)\. To override a value use 'override \S+ (\S+)'", text):
+        return f"+{twice[1]}={twice[2]} is one {twice[1]} too many; leave out the +: {twice[1]}={twice[2]}"
+    if kept := re.search(r"Could not delete from config\. '([^']+)'", text):
+        return f"{kept[1]} cannot be left out; where it is null already, or may be: {kept[1]}=null"
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read ({text.removeprefix('Error parsing override ')})"
     key = getattr(error, "full_key", None)
@@ -131,6 +135,8 @@ def _unknown_key(key: str, config_name: str) -> str:
     names = [name for name in keys if not name.rpartition(".")[2].startswith("_")]
     if key.startswith("search.space."):
         return f"{key} cannot be set: write a space of your own into conf/search/, and choose it with search=NAME"
+    if key.startswith("hydra.job.env_set."):
+        return f"{key} is not there yet; add it with a +: +{key}=VALUE"
     if inside := [name for name in names if name.startswith(f"{key}.")]:
         return f"{key} has no options to choose from here; its keys are {', '.join(inside)}"
     if key in names and "." in key:

@@ -12,6 +12,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from lab.config.command import refuse_launchers
+from lab.config.schema import check_value
+from lab.config.values import Count
 from lab.sweeps.launcher import CheckedLauncher
 from lab.sweeps.other_launcher import OtherLauncher
 
@@ -26,6 +28,7 @@ class CheckedSweeper(BasicSweeper):
     """Runs every combination of values, as Hydra's does, with a launcher of ours between it and one that is not."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        check_value(self.max_batch_size, Count | None, where="hydra.sweeper.max_batch_size")
         HydraConfig.instance().set_config(config)  # a launcher's options may name the sweep's folder
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if self.launcher is not None and not isinstance(self.launcher, CheckedLauncher):
