@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from model.examples import Examples
 from model.splits import Split, dataset_of, describe, load_split
 from model.streamed import Streamed
 from model.trees import DataError, leaves
+from utils import PROJECT
 
 CPU = torch.device("cpu")
 
@@ -296,3 +299,19 @@ def test_labels_that_no_class_has_are_refused_when_they_come() -> None:
     dataset.targets[3] = 7
     with pytest.raises(DataError, match=r"labels of Noisy from . to 7, but 3 classes"):
         epochs_of(split_of(dataset, "test"), (1,))
+
+
+def test_a_process_that_forgets_to_close_a_loader_ends_quietly() -> None:
+    script = (
+        "import torch\n"
+        "from torch.utils.data import TensorDataset\n"
+        "from model.data_loader import make_loader\n"
+        "from model.splits import describe, stream\n"
+        "examples = stream(TensorDataset(torch.zeros(60, 2), torch.zeros(60, 1)))\n"
+        "options = {'batch_size': 2, 'device': torch.device('cpu'), 'num_workers': 2}\n"
+        "loader = make_loader(examples, describe(examples, None, None), **options)\n"
+        "batches = iter(loader)\n"
+        "print(next(batches).size)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "2\n", "")
