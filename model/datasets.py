@@ -11,7 +11,8 @@ import contextlib
 import getpass
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +20,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.cache import decode_once
-from model.examples import DataError, Examples, Folder
+from model.cache import cache_folder, decode_once
+from model.examples import Examples, Folder
+from model.images import (
+    IMAGE_SUFFIXES,
+    NAMED_AT_MOST,
+    RESIZE,
+    Resize,
+    is_hidden,
+    list_images,
+    shown_name,
+    without_broken,
+)
+from model.trees import DataError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 LARGEST_IMAGE = 2**14
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -128,43 +139,80 @@ def _nothing_half_made(root: Path, *made: Path) -> Iterator[None]:
         raise
 
 
-def is_class(path: Path) -> bool:
-    """Whether a folder of an image folder is a class: not what programs leave there, such as .ipynb_checkpoints."""
-    return path.is_dir() and not path.name.startswith((".", "__"))
+def image_folder(
+    split: str,
+    root: str,
+    *,
+    image_size: int = 32,
+    channels: int = 3,
+    resize: Resize = "stretch",
+    skip_broken: bool = False,
+    cache: str | None = None,
+) -> Folder | None:
+    """Your own images: root/train/<class>/ and below it, and val/ and test/ likewise where you have them.
 
-
-def image_folder(split: str, root: str, *, image_size: int = 32, cache: str | None = None) -> Folder | None:
-    """Your own images: root/train/<class>/*.png or *.jpg, and val/ and test/ likewise where you have them.
-
-    cache: a folder where they are kept decoded, so that every epoch but the first is as fast as from memory.
+    They become squares of `image_size`, in colour or (channels=1) grey; resize: stretch, crop or pad. skip_broken: all are
+    read once at the start, and those that cannot be are left out. cache: a folder where they are kept decoded, so that
+    every epoch but the first is as fast as from memory.
     """
     if not 1 <= image_size <= LARGEST_IMAGE:
         raise DataError(f"data.image_size is {image_size}; it takes a whole number from 1 to {LARGEST_IMAGE}")
-    folder = Path(root) / split
+    if channels not in (1, 3) or resize not in RESIZE:
+        raise DataError(
+            f"image_folder takes data.channels 1 or 3, and data.resize {', '.join(RESIZE)}; given: {channels}, {resize}"
+        )
+    folder, expected = Path(root) / split, f"train/<class>/* ({' '.join(IMAGE_SUFFIXES)})"
     if not folder.is_dir():
         if split == "train" or not Path(root).is_dir():
             raise DataError(
-                f"no image folder in {Path(root).resolve()}; expected there: train/<class>/*.png or *.jpg (and val/, "
-                f"test/ likewise, if you have them); point data.root or DATA_ROOT at it"
+                f"no image folder in {Path(root).resolve()}; expected there: {expected}, and val/, test/ likewise, if you "
+                f"have them; point data.root or DATA_ROOT at it"
             )
         return None
     # The training folder, if it is there, names the classes, so that a class has the same number in every split.
     training = Path(root) / "train"
-    classes = sorted(path.name for path in (training if training.is_dir() else folder).iterdir() if is_class(path))
-    unknown = sorted(path.name for path in folder.iterdir() if is_class(path) and path.name not in classes)
+    classes = class_folders(training if training.is_dir() else folder)
+    unknown = [shown_name(name) for name in class_folders(folder) if name not in classes]
     if unknown:
         raise DataError(f"{folder} holds classes that {root}/train lacks: {', '.join(unknown[:5])}")
-    labelled = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).glob("**/*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
+    labelled, skipped, broken = [], Counter[str](), []
+    for label, name in enumerate(classes):
+        files, others = list_images(folder / name)
+        skipped += others
+        if skip_broken:
+            files, unreadable = without_broken(files)
+            broken += unreadable
+        labelled += [(path, label) for path in files]
     if not labelled:
-        raise DataError(f"{folder} holds no image; expected: <class>/*.png or *.jpg")
-    files, labels = zip(*labelled, strict=True)
-    images = Folder(list(files), torch.tensor(labels), classes, image_size)
-    return images if cache is None else decode_once(images, Path(cache))
+        raise DataError(f"{folder} holds no image; expected in {root}: {expected}")
+    images = Folder(
+        [path for path, _ in labelled],
+        torch.tensor([label for _, label in labelled]),
+        [shown_name(name) for name in classes],
+        image_size,
+        channels=channels,
+        resize=resize,
+        notes=skipping_notes(folder, skipped, broken),
+    )
+    return images if cache is None else decode_once(images, cache_folder(cache))
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of a folder's classes, in order."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
+
+
+def skipping_notes(folder: Path, skipped: Counter[str], broken: Sequence[Path]) -> list[str]:
+    """Lines that say which files of a split are left out."""
+    notes = []
+    if skipped:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in skipped.most_common(NAMED_AT_MOST))
+        notes.append(f"{skipped.total()} files in {shown_name(folder)} are no images and are skipped: {kinds}")
+    if broken:
+        names = ", ".join(shown_name(path.relative_to(folder)) for path in broken[:NAMED_AT_MOST])
+        more = f" and {len(broken) - NAMED_AT_MOST} more" * (len(broken) > NAMED_AT_MOST)
+        notes.append(f"{len(broken)} images in {shown_name(folder)} cannot be read and are skipped: {names}{more}")
+    return notes
 
 
 # ------------------------------------------------------------------------------------------------- generated datasets

@@ -6,15 +6,17 @@ Nothing here knows where they come from (datasets.py), nor what becomes of them 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.images import read_image
+from model.images import Resize, read_image
 from model.trees import DataError, Tree, leaves, num_examples, tree_map
 
 
@@ -39,12 +41,14 @@ class Examples:
     inputs: Tree
     targets: Tree = None
     classes: Sequence[str] = ()
+    notes: Sequence[str] = field(default=(), kw_only=True)  # lines for the log about what is not in it
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes))  # it is frozen
         for name, tree in (("inputs", self.inputs), ("targets", self.targets)):
             for tensor in leaves(tree):
                 check_tensor(tensor, name, is_alone=tensor is tree)
-        lengths = {name: {len(t) for t in leaves(tree)} for name, tree in vars(self).items() if name != "classes"}
+        lengths = {name: {len(t) for t in leaves(getattr(self, name))} for name in ("inputs", "targets")}
         if not lengths["inputs"]:
             raise DataError("the inputs hold no tensor")
         if len(set.union(*lengths.values())) > 1:
@@ -85,6 +89,14 @@ class Examples:
 def are_class_numbers(targets: Tree) -> bool:
     """Whether targets are one class number for each example."""
     return isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point()
+
+
+def class_names(names: Iterable[Any]) -> list[str]:
+    """The names of classes as text; DataError where one is given twice."""
+    found = [str(name) for name in names]
+    if twice := sorted(name for name, number in Counter(found).items() if number > 1):
+        raise DataError(f"the class name {twice[0]!r} is given twice; each class has a name of its own")
+    return found
 
 
 def check_tensor(tensor: Tensor, name: str, *, is_alone: bool) -> None:
@@ -138,25 +150,32 @@ def check_targets(targets: Tensor, classes: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Folder:
-    """A split that stays on disk: image files, decoded when they are asked for and resized to `image_size` squared."""
+    """A split that stays on disk: image files, decoded when they are asked for and resized to `image_size` squared.
+
+    channels: 1 or 3; resize: as in `read_image`; notes: lines that say what of the folder is not in it.
+    """
 
     files: Sequence[Path]
     targets: Tensor
     classes: Sequence[str]
     image_size: int
+    channels: int = field(default=3, kw_only=True)
+    resize: Resize = field(default="stretch", kw_only=True)
+    notes: Sequence[str] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """(uint8 image [3, image_size, image_size], target, index)."""
-        return read_image(self.files[index], self.image_size), self.targets[index], index
+        """(uint8 image [channels, image_size, image_size], target, index)."""
+        return self.__getitems__([index])[0], self.targets[index], index
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        """A batch of images, uint8 [batch, 3, image_size, image_size]: all that a worker process has to hand over."""
-        images = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        """A batch of images, uint8 [batch, channels, image_size, image_size]."""
+        images = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
         for image, index in zip(images, indices, strict=True):
-            image.copy_(read_image(self.files[index], self.image_size))
+            file = self.files[index]
+            image.copy_(read_image(file, self.image_size, channels=self.channels, resize=self.resize))
         return images
 
     def subset(self, indices: Tensor) -> Folder:
@@ -166,24 +185,23 @@ class Folder:
     @property
     def form(self) -> tuple[Tensor, Tensor]:
         """An image as it would be, and the targets."""
-        return torch.empty(1, 3, self.image_size, self.image_size, dtype=torch.uint8), self.targets
+        return torch.empty(1, *self.shape, dtype=torch.uint8), self.targets
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: channels, height, width."""
+        return self.channels, self.image_size, self.image_size
 
     def fingerprint(self) -> str:
-        """SHA-256 of the files' names, sizes and targets; their content is not read."""
-        listing = "\n".join(
-            f"{path.parent.name}/{path.name} {path.stat().st_size} {label}"
-            for path, label in zip(self.files, self.targets.tolist(), strict=True)
-        )
-        return hashlib.sha256(listing.encode()).hexdigest()
+        """SHA-256 of the files' names and targets, and of how they are made images.
+
+        Their content is not read, and their sizes do not count: a file that was damaged may be mended.
+        """
+        digest = hashlib.sha256(f"{self.image_size} {self.channels} {self.resize}\n".encode())
+        for path, label in zip(self.files, self.targets.tolist(), strict=True):
+            digest.update(os.fsencode(f"{path.parent.name}/{path.name} {label}\n"))
+        return digest.hexdigest()
 
     def in_memory(self) -> Examples:
         """All images decoded."""
-        images = torch.empty(len(self), 3, self.image_size, self.image_size, dtype=torch.uint8)
-        for image, path in zip(images, self.files, strict=True):
-            image.copy_(read_image(path, self.image_size))
-        return Examples(images, self.targets, self.classes)
-
-
-def whole_batch(images: Any) -> Any:
-    """What a `DataLoader` over a folder is to make of a batch: nothing, for it is whole already."""
-    return images
+        return Examples(self.__getitems__(range(len(self))), self.targets, self.classes)

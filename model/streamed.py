@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, default_collate
 
 from model.draws import random_state_kept, seed_example
-from model.examples import Examples, are_class_numbers, check_labels
+from model.examples import Examples, are_class_numbers, check_labels, class_names
 from model.trees import DataError, Tree, leaves, tree_map
 
 Transform = Callable[[Any, Any], tuple[Any, Any]]  # the inputs and target of one example -> the same
@@ -46,6 +46,7 @@ class Streamed:
     rows: Tensor
     labels: Tensor | None
     classes: Sequence[str]
+    notes = ()
     collate: Callable[[list[Any]], Any] | None = None
 
     def __len__(self) -> int:
@@ -149,7 +150,7 @@ def stream(dataset: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -
     if classes is None:
         names = [] if labels is None else [str(number) for number in range(int(labels.max(initial=-1)) + 1)]
     else:
-        names = [str(name) for name in classes]
+        names = class_names(classes)
     own = next((found for part in (dataset, whole) if (found := getattr(part, "collate_fn", None))), None)
     known = None if labels is None else torch.from_numpy(labels)[rows]
     return Streamed(whole, rows, known, names, collate_fn or own)

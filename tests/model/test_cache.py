@@ -109,3 +109,36 @@ def test_training_gives_the_same_numbers_with_and_without(
     assert read_lines(plain / "metrics.jsonl") == read_lines(cached / "metrics.jsonl")
     assert run_command("evaluate", f"run={cached}", "split=val").code == 0
     assert json.loads((cached / "evaluation_val.json").read_text())["num_examples"] == 4
+
+
+def test_a_changed_bit_is_seen_and_mended(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, _ = both(root, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    written = file.read_bytes()
+    for position in (0, len(written) // 2, len(written) - 1):
+        file.write_bytes(written[:position] + bytes([written[position] ^ 4]) + written[position + 1 :])
+        capsys.readouterr()
+        _, decoded = both(root, tmp_path / "cache")
+        assert "decoding" in capsys.readouterr().out
+        assert torch.equal(plain.in_memory().inputs, decoded.in_memory().inputs)
+        assert file.read_bytes() == written
+
+
+def test_nothing_is_written_through_a_link_or_into_a_home(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for cache, message in [(str(tmp_path / "link"), "which is a link"), ("~/pixels", r"data\.cache is ~/pixels")]:
+        with pytest.raises(DataError, match=message):
+            image_folder("train", str(root), cache=cache)
+    both(root, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    (outside := tmp_path / "elsewhere" / "mine").write_text("keep")
+    for path in (file, file.with_name(f"{file.name}.lock")):
+        path.unlink(missing_ok=True)
+        path.symlink_to(outside)
+        if path == file:
+            assert len(both(root, tmp_path / "cache")[1]) == 40
+        else:
+            with pytest.raises(DataError, match="which is a link"):
+                both(root, tmp_path / "cache")
+        assert outside.read_text() == "keep"
