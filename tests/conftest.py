@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import pytest
 import torch
+from helpers.commands import Outcome, read_lines  # noqa: F401
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
@@ -20,6 +18,8 @@ import evaluate
 import search_hyperparams
 import synthesize_results
 import train
+
+pytest_plugins = ["helpers.disturbed", "helpers.hostile"]  # more fixtures
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -31,15 +31,6 @@ COMMANDS = {
     "search_hyperparams": search_hyperparams.main,
     "synthesize_results": synthesize_results.main,
 }
-
-
-@dataclass
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -87,6 +78,19 @@ def run_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[.
     return run
 
 
+@pytest.fixture
+def try_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Outcome]:
+    """try_train(...) trains below tmp_path/experiments like run_train, but may fail; its outcome."""
+
+    def run(*arguments: str) -> Outcome:
+        folder = tmp_path / "experiments"
+        fixed = [f"experiments_dir={folder}", "name=run", "trainer.images=false", "trainer.device=cpu"]
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        return run_command("train", *flags, *fixed, *(a for a in arguments if a not in flags))
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 320 small images in two classes."""
@@ -105,9 +109,3 @@ def _same_start() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     GlobalHydra.instance().clear()
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file, without their times."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in ("seconds", "examples_per_second")} for record in records]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome
+from helpers.commands import Outcome
 
 import model.export
 from evaluate import build_model, load_config, load_run
