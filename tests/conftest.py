@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ import PIL.Image
 import pytest
 import torch
 from helpers.commands import Outcome, read_lines  # noqa: F401
+from helpers.reading_once import parse_each_text_once
+from helpers.warm import Warm
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
@@ -24,6 +27,8 @@ pytest_plugins = ["helpers.disturbed", "helpers.hostile"]  # more fixtures
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
+os.fsync = lambda descriptor: None  # nothing waits for the disk: what the kernel has survives the death of a process
+parse_each_text_once()
 
 COMMANDS = {
     "train": train.main,
@@ -89,6 +94,14 @@ def try_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[.
         return run_command("train", *flags, *fixed, *(a for a in arguments if a not in flags))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """warm.run("train.py", "model=cnn", ...) is a real process, but for the second that it takes to import PyTorch."""
+    process = Warm(tmp_path_factory.mktemp("warm") / "socket")
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

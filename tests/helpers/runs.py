@@ -24,6 +24,7 @@ from lab.runs.directory import recorded_part
 from lab.runs.run import Run
 from utils import load_tensors
 
+SMALL_FOLDER = ["data=image_folder", "data.image_size=8", "model=cnn"]
 VARIANTS = {
     "mlp with dropout": ["model.dropout=0.3", "scheduler=cosine"],
     "cnn, momentum, augmentation": [
@@ -34,12 +35,18 @@ VARIANTS = {
         "scheduler=onecycle",
     ],
     "lstm, rmsprop, clipping": ["model=lstm", "optimizer=rmsprop", "trainer.max_grad_norm=0.5", "scheduler=step"],
-    "resnet, adamw, bf16": ["model=resnet", "model.num_blocks=1", "optimizer=adamw", "trainer.precision=bf16"],
+    "resnet, adamw, bf16": [
+        "model=resnet",
+        "model.num_blocks=1",
+        "model.channels=[4,8]",
+        "optimizer=adamw",
+        "trainer.precision=bf16",
+    ],
     "fast_cnn, muon": ["model=fast_cnn", "model.channels=[4,8]", "optimizer=muon", "optimizer.weight_decay=0.1"],
     "adagrad, plateau, patience": ["optimizer=adagrad", "scheduler=plateau", "trainer.patience=3"],
     "regression, sgd, passes": ["data=quadratic", "optimizer=sgd", "data.passes=3", "trainer.animate=true"],
-    "image folder": ["data=image_folder", "data.num_workers=0", "data.flip=true", "model=cnn"],
-    "image folder, 2 workers": ["data=image_folder", "data.num_workers=2", "data.crop_padding=2", "model=cnn"],
+    "image folder": [*SMALL_FOLDER, "data.num_workers=0", "data.flip=true"],
+    "image folder, 2 workers": [*SMALL_FOLDER, "data.num_workers=2", "data.crop_padding=2"],
 }
 NOT_COMPARED = ("log", "configuration")  # sizes of files; how often there are checkpoints
 SHORT = ["data.limit=300", "data.batch_size=64", "trainer.log_every=2", "trainer.epochs=4"]
