@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,17 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a 
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
 os.fsync = lambda descriptor: None  # nothing waits for the disk: what the kernel has survives the death of a process
 parse_each_text_once()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a search for garbage would make each forked process copy all of it."""
+    gc.collect()
+    gc.freeze()
+
 
 COMMANDS = {
     "train": train.main,

@@ -35,6 +35,7 @@ def test_bf16_trains(model: str, run_train: Callable[..., Path]) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(run / "best.pt").values())
 
 
+@pytest.mark.long
 def test_a_compiled_run_is_the_run_and_loads_without_compiling(run_train: Callable[..., Path]) -> None:
     options = ["model.hidden_sizes=[16]", "data.limit=128", "trainer.epochs=2"]
     eager = run_train(*options, name="eager")

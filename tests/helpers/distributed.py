@@ -11,6 +11,8 @@ from typing import Any
 import sklearn.datasets  # noqa: F401  these here, so that no forked process imports them for itself
 import torch
 import torch._dynamo
+import torch.distributed.checkpoint
+import torch.distributed.fsdp
 import torch.multiprocessing
 import torch.utils.tensorboard
 from torch import nn

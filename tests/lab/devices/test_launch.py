@@ -42,6 +42,7 @@ def test_processes_end_with_the_one_that_launched_them() -> None:
     wait_until(lambda: not any(map(is_alive, started)), seconds=20)
 
 
+pytestmark = pytest.mark.long
 TORCHRUN = ["-m", "torch.distributed.run"]
 ONE_RUN = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
 AT_THE_END = """
