@@ -19,10 +19,10 @@ help:  ## list the commands
 train: $(VENV)/.runtime  ## train the default model (digits, mlp); ARGS="model=cnn data=mnist" passes arguments on
 	$(BIN)/python train.py $(ARGS)
 
-test: $(VENV)/.dev  ## run the tests (under 5 minutes on 2 cores, no network)
+test: $(VENV)/.dev  ## run the tests (under 3 minutes on 2 cores, no network); ARGS="tests/lab/runs" runs those of one room
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
-test-all: $(VENV)/.dev  ## run every test, the long ones too
+test-all: $(VENV)/.dev  ## run every test, those that take minutes too
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## check style, format and types

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import pytest
 import torch
+from helpers.commands import Outcome, read_lines  # noqa: F401
+from helpers.reading_once import parse_each_text_once
+from helpers.warm import Warm
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 
@@ -21,9 +23,24 @@ import search_hyperparams
 import synthesize_results
 import train
 
+pytest_plugins = ["helpers.disturbed", "helpers.hostile"]  # more fixtures
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
+os.fsync = lambda descriptor: None  # nothing waits for the disk: what the kernel has survives the death of a process
+parse_each_text_once()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a search for garbage would make each forked process copy all of it."""
+    gc.collect()
+    gc.freeze()
+
 
 COMMANDS = {
     "train": train.main,
@@ -31,15 +48,6 @@ COMMANDS = {
     "search_hyperparams": search_hyperparams.main,
     "synthesize_results": synthesize_results.main,
 }
-
-
-@dataclass
-class Outcome:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -87,6 +95,27 @@ def run_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[.
     return run
 
 
+@pytest.fixture
+def try_train(run_command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., Outcome]:
+    """try_train(...) trains below tmp_path/experiments like run_train, but may fail; its outcome."""
+
+    def run(*arguments: str) -> Outcome:
+        folder = tmp_path / "experiments"
+        fixed = [f"experiments_dir={folder}", "name=run", "trainer.images=false", "trainer.device=cpu"]
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        return run_command("train", *flags, *fixed, *(a for a in arguments if a not in flags))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """warm.run("train.py", "model=cnn", ...) is a real process, but for the second that it takes to import PyTorch."""
+    process = Warm(tmp_path_factory.mktemp("warm") / "socket")
+    yield process
+    process.close()
+
+
 @pytest.fixture(scope="session")
 def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 320 small images in two classes."""
@@ -105,9 +134,3 @@ def _same_start() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     GlobalHydra.instance().clear()
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file, without their times."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in ("seconds", "examples_per_second")} for record in records]

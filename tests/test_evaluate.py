@@ -1,9 +1,7 @@
-"""Evaluation gives the numbers that training recorded, from the run directory alone, and writes what is true."""
+"""Evaluation gives the numbers that training recorded, and refuses what cannot be right."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,23 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome
-from PIL import Image
+from helpers.commands import Outcome, assert_one_line, read
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
-from torch import Tensor
 
-from evaluate import build_dataset, class_report, count_confusions, load_run, predict
-from lab.runs.checkpoint import load_tensors
+from evaluate import load_run, predict
+from lab.config.builders import build_dataset
 from model.datasets import digits
 from model.examples import Examples
-from model.net import DataSpec, ResNet
+from model.metrics import class_report, count_confusions
+from model.net import MLP, DataSpec, ResNet
 from model.splits import describe, load_split
 from utils import UserError
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def test_images_and_labels() -> tuple[np.ndarray, np.ndarray]:
@@ -164,108 +157,28 @@ def test_evaluation_leaves_gradients_and_batch_statistics_alone() -> None:
     assert all(module.training for module in model.modules())
 
 
-# -------------------------------------------------------------------------------------------- from the directory alone
+FLAT = DataSpec((13,), 3, "classification", classes=("a", "b", "c"))
 
 
-def write_folder(root: Path, *, names: tuple[str, ...] = ("dark", "light"), num_mislabelled: int = 1) -> None:
-    """Two classes of 8x8 images, told apart by their brightness, but for a few of each in the test split."""
-    generator = np.random.default_rng(0)
-    for split, num in (("train", 20), ("test", 6)):
-        for label, name in enumerate(names):
-            (root / split / name).mkdir(parents=True)
-            for number in range(num):
-                is_mislabelled = split == "test" and number < num_mislabelled
-                pixels = generator.integers(0, 128, (8, 8, 3)) + 127 * ((label + is_mislabelled) % 2)
-                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{number}.png")
+def test_predict_leaves_the_mode_and_the_gradients_alone() -> None:
+    model = MLP(FLAT, dropout=0.5)
+    x = torch.randn(4, 13)
+    for training in (True, False):
+        model.train(training)
+        ((outputs, _),) = predict(model, [(x, torch.zeros(4))], "fp32")
+        assert model.training is training
+        assert not outputs.requires_grad
+        assert all(parameter.grad is None for parameter in model.parameters())
+    model.train()
+    ((first, _),) = predict(model, [(x, torch.zeros(4))], "fp32")
+    assert torch.equal(first, model.eval()(x))  # without dropout
 
 
-FOLDER = ["data=image_folder", "data.image_size=8", "data.num_workers=0", "data.batch_size=8", "trainer.epochs=3"]
-
-
-@pytest.fixture
-def folder_run(tmp_path: Path, run_train: Callable[..., Path]) -> Path:
-    """A run on tmp_path/images."""
-    write_folder(tmp_path / "images")
-    return run_train(*FOLDER, f"data.root={tmp_path / 'images'}")
-
-
-def folder_inputs(run: Path, root: Path) -> Tensor:
-    """The test images of `write_folder` as the run's network gets them."""
-    files = sorted((root / "test").glob("*/*.png"))
-    pixels = np.stack([np.array(Image.open(path)) for path in files]).transpose(0, 3, 1, 2) / 255
-    spec = load_tensors(run / "best.pt")["spec"]
-    mean, std = (np.array(spec[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
-    return torch.from_numpy((pixels - mean) / std).float()
-
-
-def test_a_run_is_loaded_without_its_data_from_anywhere(
-    folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run_command("evaluate", f"run={folder_run}").code == 0
-    confusions = np.array(read(folder_run / "evaluation.json")["confusion_matrix"])
-    inputs = folder_inputs(folder_run, tmp_path / "images")
-    shutil.rmtree(tmp_path / "images")
-    moved = tmp_path / "elsewhere" / "copy"
-    moved.parent.mkdir()
-    shutil.move(folder_run, moved)
-    monkeypatch.chdir(moved.parent)
-    for name in ("copy", str(moved)):
-        model, cfg = load_run(name)
-        assert not model.training
-        assert cfg.data.image_size == 8
-        with torch.no_grad():
-            predicted = model(inputs).argmax(dim=1).numpy()
-        assert confusion_matrix([0] * 6 + [1] * 6, predicted).tolist() == confusions.tolist()
-    assert confusions.trace() == 10  # it has learned something, or the comparison says little
-    last, _ = load_run("copy", "last")
-    weights = load_tensors(moved / "last.pt")["model"]
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in last.state_dict().items())
-
-
-def test_a_folder_without_a_mistake_is_evaluated(
-    tmp_path: Path, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
-) -> None:
-    write_folder(tmp_path / "images", num_mislabelled=0)
-    run = run_train(*FOLDER, f"data.root={tmp_path / 'images'}")
-    assert run_command("evaluate", f"run={run}").code == 0
-    assert read(run / "evaluation.json")["test/accuracy"] == 1.0
-
-
-def test_data_may_have_moved(folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]) -> None:
-    assert run_command("evaluate", f"run={folder_run}").code == 0
-    there = read(folder_run / "evaluation.json")
-    (tmp_path / "images").rename(tmp_path / "moved")
-    assert run_command("evaluate", f"run={folder_run}").code == 2
-    assert run_command("evaluate", f"run={folder_run}", f"data.root={tmp_path / 'moved'}").code == 0
-    assert read(folder_run / "evaluation.json") == there
-
-
-def test_the_test_split_is_evaluated_where_there_is_no_training_data(
-    folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]
-) -> None:
-    shutil.rmtree(tmp_path / "images" / "train")
-    outcome = run_command("evaluate", f"run={folder_run}")
-    assert outcome.code == 0, outcome.err
-    assert read(folder_run / "evaluation.json")["num_examples"] == 12
-
-
-def test_other_classes_are_refused(folder_run: Path, tmp_path: Path, run_command: Callable[..., Outcome]) -> None:
-    write_folder(tmp_path / "other", names=("cat", "dog"))
-    write_folder(tmp_path / "more", names=("dark", "light", "middle"))
-    for root in ("other", "more"):
-        outcome = run_command("evaluate", f"run={folder_run}", f"data.root={tmp_path / root}")
-        assert_one_line(outcome, "classes", str(folder_run))
-    assert not (folder_run / "evaluation.json").exists()
-
-
-# ----------------------------------------------------------------------------------------------------------- mistakes
-
-
-def assert_one_line(outcome: Outcome, *parts: str) -> None:
-    assert outcome.code == 2, outcome.err
-    assert len(outcome.err.strip().splitlines()) == 1, outcome.err
-    for part in parts:
-        assert part in outcome.err
+def test_predict_puts_the_mode_back_after_an_error() -> None:
+    model = MLP(FLAT).train()
+    with pytest.raises(RuntimeError):
+        list(predict(model, [(torch.randn(2, 99), torch.zeros(2))], "fp32"))
+    assert model.training
 
 
 def flip_bit(content: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome, read_lines
+from helpers.commands import Outcome, read_lines
 from PIL import Image
 
 PROJECT = Path(__file__).parents[1]

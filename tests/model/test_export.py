@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome
+from helpers.commands import Outcome
 
 import model.export
-from evaluate import build_model, load_config, load_run
+from evaluate import load_run
+from lab.config.builders import build_model
 from lab.runs.checkpoint import load_tensors
+from lab.runs.loading import load_config
 from model.datasets import digits, quadratic
 from model.net import DataSpec
 

@@ -1,36 +1,27 @@
-"""Networks fit every dataset; losses and metrics are the numbers that torch and scikit-learn give."""
+"""Networks fit every dataset, and compute what their formulas say."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import sklearn.metrics
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
-from evaluate import FOLD_AT, Means, measure, predict
 from lab.config.targets import build
 from model.fast_cnn import FastCNN, whitening_filters
 from model.net import (
     CNN,
-    LOSSES,
     LSTM,
-    METRICS,
     MLP,
     DataSpec,
     ResNet,
     TaskError,
-    choose_loss,
     class_probabilities,
-    higher_is_better,
-    metrics_for,
 )
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -247,171 +238,3 @@ def test_networks_that_do_not_fit_say_so_in_one_line(case: str) -> None:
 
 def test_three_blocks_fit_the_smallest_images() -> None:
     assert CNN(DIGITS, channels=[2, 2, 2])(torch.randn(2, 1, 8, 8)).shape == (2, 10)
-
-
-# ------------------------------------------------------------------------------------------------ losses and metrics
-
-
-def classification_batch(num: int = 50, classes: int = 6) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(num, classes, generator=generator, dtype=torch.float64) * 3
-    return logits, torch.randint(classes, (num,), generator=generator)
-
-
-def regression_batch(num: int = 50, outputs: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    values, noise = (torch.randn(num, outputs, generator=generator, dtype=torch.float64) for _ in range(2))
-    return values * 2 + noise + 4, values * 2 + 3
-
-
-def test_classification_losses_are_torchs() -> None:
-    logits, targets = classification_batch()
-    expected = F.cross_entropy(logits, targets, reduction="none")
-    for name, outputs in [
-        ("cross_entropy", logits),
-        ("nll", logits.log_softmax(dim=1)),
-        ("nll_of_probabilities", logits.softmax(dim=1)),
-    ]:
-        values = LOSSES[name].values(outputs, targets)
-        assert values.shape == (50,)
-        torch.testing.assert_close(values, expected)
-        torch.testing.assert_close(values.mean(), F.cross_entropy(logits, targets))
-
-
-def test_regression_losses_are_torchs() -> None:
-    outputs, targets = regression_batch()
-    mse, total = LOSSES["mse"], LOSSES["sum_of_squares"]
-    assert mse.values(outputs, targets).shape == total.values(outputs, targets).shape == (50,)
-    torch.testing.assert_close(mse.values(outputs, targets).mean(), F.mse_loss(outputs, targets))
-    torch.testing.assert_close(total.values(outputs, targets).sum(), F.mse_loss(outputs, targets, reduction="sum"))
-    torch.testing.assert_close(total.values(outputs, targets), 3 * mse.values(outputs, targets))
-
-
-def test_a_probability_of_zero_has_a_finite_loss() -> None:
-    probabilities = torch.tensor([[1.0, 0.0], [0.5, 0.5]], requires_grad=True)
-    values = LOSSES["nll_of_probabilities"].values(probabilities, torch.tensor([1, 1]))
-    assert torch.isfinite(values).all()
-    assert values[0] > 80
-    torch.testing.assert_close(values[1], torch.tensor(math.log(2)))
-    values.sum().backward()
-    assert torch.isfinite(probabilities.grad).all()
-
-
-CHOICES = {
-    ("classification", "logits"): ("cross_entropy", {"cross_entropy"}),
-    ("classification", "log_softmax"): ("nll", {"nll"}),
-    ("classification", "softmax"): ("nll_of_probabilities", {"nll_of_probabilities"}),
-    ("regression", "logits"): ("mse", {"mse", "sum_of_squares"}),
-}
-
-
-@pytest.mark.parametrize(("task", "output"), CHOICES)
-def test_choose_loss(task: str, output: str) -> None:
-    automatic, fitting = CHOICES[task, output]
-    spec = DataSpec((4,), 3, task)
-    assert choose_loss("auto", spec, output) is LOSSES[automatic]
-    for name in [*LOSSES, "crossentropy", ""]:
-        if name in fitting:
-            assert choose_loss(name, spec, output) is LOSSES[name]
-        else:
-            with pytest.raises(TaskError, match=automatic):
-                choose_loss(name, spec, output)
-
-
-def ragged(outputs: Tensor, targets: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(outputs.split(sizes), targets.split(sizes), strict=True))
-
-
-SPLITS = [[50], [1] * 50, [7, 40, 3], [49, 1]]
-
-
-@pytest.mark.parametrize("sizes", SPLITS, ids=lambda sizes: f"{len(sizes)} batches")
-def test_classification_metrics_are_scikit_learns(sizes: list[int]) -> None:
-    logits, targets = classification_batch()
-    result = measure(ragged(logits, targets, sizes), LOSSES["cross_entropy"], metrics_for("classification"))
-    predicted = logits.numpy().argmax(axis=1)
-    assert set(result) == {"loss", "accuracy"}
-    assert result["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(targets, predicted), rel=1e-12)
-    expected = sklearn.metrics.log_loss(targets, logits.softmax(1).numpy(), labels=range(6))
-    assert result["loss"] == pytest.approx(expected, rel=1e-9)
-
-
-@pytest.mark.parametrize("sizes", SPLITS, ids=lambda sizes: f"{len(sizes)} batches")
-@pytest.mark.parametrize("num_outputs", [1, 3])
-def test_regression_metrics_are_scikit_learns(sizes: list[int], num_outputs: int) -> None:
-    outputs, targets = regression_batch(outputs=num_outputs)
-    result = measure(ragged(outputs, targets, sizes), LOSSES["mse"], metrics_for("regression"))
-    assert set(result) == {"loss", "rmse", "r2"}
-    assert result["rmse"] == pytest.approx(math.sqrt(sklearn.metrics.mean_squared_error(targets, outputs)), rel=1e-9)
-    r2 = sklearn.metrics.r2_score(targets, outputs, multioutput="variance_weighted")
-    assert result["r2"] == pytest.approx(r2, rel=1e-9)
-
-
-@pytest.mark.parametrize(("mean", "deviation"), [(2000, 0.1), (20000, 1), (1e5, 10)])
-def test_r2_of_targets_far_from_zero_is_exact(mean: float, deviation: float) -> None:
-    """Variance as a difference of large means loses digits; years and prices are such targets."""
-    generator = torch.Generator().manual_seed(3)
-    targets = mean + deviation * torch.randn(500, 1, generator=generator)
-    outputs = targets + 0.3 * deviation * torch.randn(500, 1, generator=generator)
-    result = measure([(outputs, targets)], LOSSES["mse"], metrics_for("regression"))
-    expected = sklearn.metrics.r2_score(targets.double(), outputs.double())
-    assert result["r2"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_r2_of_constant_targets_is_no_number() -> None:
-    targets = torch.full((8, 1), 2.0)
-    result = measure([(targets + 1, targets)], LOSSES["mse"], metrics_for("regression"))
-    assert math.isnan(result["r2"])
-
-
-def test_means_over_many_examples_are_exact() -> None:
-    """More than are held back at once, in batches that do not divide, and float32 losses of very different sizes."""
-    num = 3 * FOLD_AT + 77
-    generator = torch.Generator().manual_seed(4)
-    logits = torch.randn(num, 5, generator=generator) * torch.logspace(-3, 3, num).unsqueeze(1)
-    targets = torch.randint(5, (num,), generator=generator)
-    means = Means(LOSSES["cross_entropy"], metrics_for("classification"))
-    for batch, labels in zip(logits.split(333), targets.split(333), strict=True):
-        means.add(LOSSES["cross_entropy"].values(batch, labels), batch, labels)
-    result = means.result()
-    values = F.cross_entropy(logits, targets, reduction="none").numpy().astype(np.float64)
-    assert result["loss"] == pytest.approx(math.fsum(values) / num, rel=1e-12)
-    assert result["accuracy"] == (logits.numpy().argmax(axis=1) == targets.numpy()).sum() / num
-    assert means.result() == result  # reading does not change it
-
-
-def test_predict_leaves_the_mode_and_the_gradients_alone() -> None:
-    model = MLP(FLAT, dropout=0.5)
-    x = torch.randn(4, 13)
-    for training in (True, False):
-        model.train(training)
-        ((outputs, _),) = predict(model, [(x, torch.zeros(4))], "fp32")
-        assert model.training is training
-        assert not outputs.requires_grad
-        assert all(parameter.grad is None for parameter in model.parameters())
-    model.train()
-    ((first, _),) = predict(model, [(x, torch.zeros(4))], "fp32")
-    assert torch.equal(first, model.eval()(x))  # without dropout
-
-
-def test_predict_puts_the_mode_back_after_an_error() -> None:
-    model = MLP(FLAT).train()
-    with pytest.raises(RuntimeError):
-        list(predict(model, [(torch.randn(2, 99), torch.zeros(2))], "fp32"))
-    assert model.training
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses_are_computed_in_full_precision(precision: str) -> None:
-    ((outputs, _),) = predict(MLP(FLAT), [(torch.randn(3, 13), torch.zeros(3))], precision)
-    assert outputs.dtype == torch.float32
-
-
-def test_directions() -> None:
-    assert higher_is_better("val/accuracy")
-    assert higher_is_better("test/accuracy")
-    assert higher_is_better("val/r2")
-    assert not higher_is_better("val/loss")
-    assert not higher_is_better("train/loss")
-    assert not higher_is_better("val/rmse")
-    assert {name for task in ("classification", "regression") for name in metrics_for(task)} == METRICS.keys()

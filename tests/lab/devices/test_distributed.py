@@ -5,12 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,81 +15,15 @@ import torch
 import torch._dynamo
 import torch.multiprocessing
 import torch.utils.tensorboard
-from conftest import read_lines
-from test_resume import outcome_of, same
-from test_sweep import needs_proc
-from test_train import compose
-from torch import nn
+from helpers.distributed import DOUBLE, DROPOUT, at_step, numbers, train_with
+from helpers.runs import (
+    outcome_of,
+    same,
+)
 
-import train
-from lab.config.command import checked
-from lab.config.schema import TrainConfig
 from lab.devices.distributed import World
-from lab.runs.directory import recorded_part
-from model.net import MLP, DataSpec, DynamicNet
-from utils import PROJECT, UserError
-
-
-class Double(MLP):
-    """A network in float64, whose numbers tell rounding from mistakes."""
-
-    def __init__(self, spec: DataSpec, *, hidden_sizes: tuple[int, ...] = (32,), norm: bool = False) -> None:
-        super().__init__(spec, hidden_sizes=hidden_sizes)
-        self.norm = nn.BatchNorm1d(spec.output_size) if norm else nn.Identity()
-        self.double()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(super().forward(x.double()))
-
-
-DOUBLE = ["model._target_=test_distributed.Double", "model.hidden_sizes=[32]"]
-DOUBLE += ["~model.dropout", "~model.activation", "~model.output", "optimizer=momentum", "optimizer.lr=0.1"]
-SHORT = ["data.limit=300", "data.batch_size=64", "trainer.log_every=2", "trainer.epochs=3", "trainer.images=false"]
-STEPS_PER_EPOCH = 5  # of 64, 64, 64, 64 and 44 examples
-
-
-def run_rank(rank: int, size: int, port: int, cfg: Any, directory: Path, prepare: Callable[[int], None]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    prepare(rank)
-    try:
-        train.train(cfg, directory)
-    except KeyboardInterrupt as error:
-        os._exit(getattr(error, "exit_code", 130))
-    except UserError as error:
-        directory.mkdir(exist_ok=True)
-        (directory / f"error-{rank}.txt").write_text(str(error))
-        os._exit(2)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return int(free.getsockname()[1])
-
-
-def train_with(
-    size: int, directory: Path, *overrides: str, prepare: Callable[[int], None] = lambda rank: None
-) -> list[int]:
-    """Trains in so many forked processes (or goes on); their exit codes."""
-    cfg = checked(recorded_part(compose(*SHORT, *overrides, "name=x")), TrainConfig)
-    port = free_port()
-    context = torch.multiprocessing.get_context("fork")
-    ranks = [context.Process(target=run_rank, args=(rank, size, port, cfg, directory, prepare)) for rank in range(size)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=40)
-    stuck = [process for process in ranks if process.is_alive()]
-    for process in stuck:
-        process.kill()
-    assert not stuck, "a process that waits for ever"
-    return [process.exitcode for process in ranks]
-
-
-def numbers(directory: Path) -> list[list[float]]:
-    """The metrics of each epoch."""
-    return [[value for key, value in line.items() if "/" in key] for line in read_lines(directory / "metrics.jsonl")]
+from model.net import DataSpec, DynamicNet
+from utils import UserError
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -135,27 +64,6 @@ def test_each_example_belongs_to_one_process(size: int) -> None:
         parts = [list(range(num))[world.part(num)] for world in worlds]
         assert [number for part in parts for number in part] == list(range(num))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def at_step(number: int, act: Callable[[], Any], *, on_rank: int) -> Callable[[int], None]:
-    """What makes a process of that rank act at the start of its step `number`."""
-
-    def prepare(rank: int) -> None:
-        step, num_steps = train.Learner.step, 0
-
-        def counted(*batch: Any, **keywords: Any) -> Any:
-            nonlocal num_steps
-            num_steps += 1
-            if num_steps == number and rank == on_rank:
-                act()
-            return step(*batch, **keywords)
-
-        train.Learner.step = counted  # type: ignore[method-assign]
-
-    return prepare
-
-
-DROPOUT = ["model=mlp", "model.dropout=0.2", "trainer.checkpoint_every=3"]
 
 
 @pytest.fixture(scope="module")
@@ -221,96 +129,3 @@ def test_a_batch_too_small_for_the_processes_is_told_before_anything_runs(tmp_pa
     assert train_with(2, tmp_path, "data.limit=65") == [2, 2]
     assert "the smallest batch has 1 examples; set data.drop_last=true" in (tmp_path / "error-0.txt").read_text()
     assert not (tmp_path / "status.json").exists()
-
-
-def launch(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
-    return subprocess.run(
-        command, check=False, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
-    )
-
-
-AT_THE_END = """
-import atexit, glob, os, pathlib
-
-@atexit.register
-def threads_of_a_process_that_trained():
-    if "RANK" in os.environ:
-        names = [pathlib.Path(path).read_text().strip() for path in glob.glob("/proc/self/task/*/comm")]
-        pathlib.Path(__file__).with_name(f"threads-{os.getpid()}").write_text(" ".join(names))
-"""
-
-
-@needs_proc
-@pytest.mark.parametrize("options", ["trainer.parallel=ddp", "trainer.parallel=fsdp", "trainer.fail_above=0.0"])
-def test_no_thread_that_exchanges_tensors_outlives_training(
-    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that lets go of a tensor while Python ends makes PyTorch abort a process that has done all well."""
-    (tmp_path / "sitecustomize.py").write_text(AT_THE_END)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"]
-    outcome = launch(*torchrun, *SHORT, "trainer.device=cpu", options, f"experiments_dir={tmp_path}")
-    assert outcome.returncode == (1 if "fail_above" in options else 0), outcome.stderr
-    threads = [path.read_text() for path in tmp_path.glob("threads-*")]
-    assert len(threads) == 2
-    assert not [names for names in threads if "gloo" in names]
-
-
-ONE_RUN = [*SHORT, "model=mlp", "model.dropout=0.2", "name=x", "trainer.device=cpu", "seed=3"]
-
-
-def test_torchrun_on_two_machines_does_what_it_does_on_one(tmp_path: Path) -> None:
-    """One run directory that all see, here and as where both processes are on one machine."""
-    one = launch(sys.executable, "train.py", "trainer.devices=2", *ONE_RUN, f"experiments_dir={tmp_path / 'one'}")
-    assert one.returncode == 0, one.stderr
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}"]
-    command = [*torchrun, "train.py", *ONE_RUN, f"experiments_dir={tmp_path / 'two'}"]
-    with ThreadPoolExecutor(2) as machines:
-        outcomes = list(machines.map(lambda _: launch(*command), range(2)))
-    assert [outcome.returncode for outcome in outcomes] == [0, 0], outcomes[0].stderr + outcomes[1].stderr
-    assert sorted(outcome.stdout.count("epoch   3/3") for outcome in outcomes) == [0, 1]
-    texts = [path.read_text() for path in sorted(tmp_path.glob("*/x/*/metrics.json"))]
-    assert len(texts) == 2
-    assert texts[0] == texts[1]
-
-
-def test_the_command_and_torchrun_do_the_same(tmp_path: Path) -> None:
-    metrics = []
-    for folder, command in {
-        "command": [sys.executable, "train.py", "trainer.devices=2"],
-        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "train.py"],
-    }.items():
-        outcome = launch(*command, *ONE_RUN, f"experiments_dir={tmp_path / folder}")
-        assert outcome.returncode == 0, outcome.stderr
-        assert outcome.stdout.count("epoch   3/3") == 1  # one log
-        (directory,) = (tmp_path / folder / "x").iterdir()
-        metrics.append(json.loads((directory / "metrics.json").read_text()))
-        assert "devices: 2" in (directory / "config.yaml").read_text()
-    longer = launch(sys.executable, "train.py", f"resume={directory}", "trainer.devices=1", "trainer.epochs=4")
-    assert longer.returncode == 0, longer.stderr
-    assert "trainer.devices=1 where it was 2" in longer.stderr
-    assert metrics[0] == metrics[1]
-
-
-@pytest.mark.slow
-def test_torchrun_starts_a_killed_process_again_and_the_run_goes_on(tmp_path: Path) -> None:
-    """Into the directory that it began in, although the same command otherwise starts a new one."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
-    arguments = ["train.py", "model=cnn", "trainer.epochs=60", "trainer.images=false", "trainer.device=cpu", "name=x"]
-    calm = launch(*torchrun, *arguments, f"experiments_dir={tmp_path / 'calm'}")
-    assert calm.returncode == 0, calm.stderr
-    command = [*torchrun, *arguments, f"experiments_dir={tmp_path / 'killed'}"]
-    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
-        deadline = time.monotonic() + 60
-        while not (records := list(tmp_path.glob("killed/x/*/metrics.jsonl"))) or len(read_lines(records[0])) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], check=True, capture_output=True, text=True)
-        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
-        assert process.wait(timeout=120) == 0
-    (disturbed,), (undisturbed,) = ((tmp_path / name / "x").iterdir() for name in ("killed", "calm"))
-    assert "going on after epoch" in (disturbed / "train.log").read_text()
-    for what, expected in outcome_of(undisturbed).items():
-        assert same(outcome_of(disturbed)[what], expected), what

@@ -12,91 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome, read_lines
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from helpers.commands import Outcome, read_lines
+from helpers.runs import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
 
 import train
-from evaluate import load_config
 from lab.runs.checkpoint import load_tensors, save_tensors
 from lab.runs.directory import finished_result
+from lab.runs.loading import load_config
 from utils import UserError
-
-VARIANTS = {
-    "mlp with dropout": ["model.dropout=0.3", "scheduler=cosine"],
-    "cnn, momentum, augmentation": [
-        "model=cnn",
-        "optimizer=momentum",
-        "data.crop_padding=1",
-        "data.flip=alternate",
-        "scheduler=onecycle",
-    ],
-    "lstm, rmsprop, clipping": ["model=lstm", "optimizer=rmsprop", "trainer.max_grad_norm=0.5", "scheduler=step"],
-    "resnet, adamw, bf16": ["model=resnet", "model.num_blocks=1", "optimizer=adamw", "trainer.precision=bf16"],
-    "fast_cnn, muon": ["model=fast_cnn", "model.channels=[4,8]", "optimizer=muon", "optimizer.weight_decay=0.1"],
-    "adagrad, plateau, patience": ["optimizer=adagrad", "scheduler=plateau", "trainer.patience=3"],
-    "regression, sgd, passes": ["data=quadratic", "optimizer=sgd", "data.passes=3", "trainer.animate=true"],
-    "image folder": ["data=image_folder", "data.num_workers=0", "data.flip=true", "model=cnn"],
-    "image folder, 2 workers": ["data=image_folder", "data.num_workers=2", "data.crop_padding=2", "model=cnn"],
-}
-NOT_COMPARED = ("log", "configuration")  # sizes of files; how often there are checkpoints
-SHORT = ["data.limit=300", "data.batch_size=64", "trainer.log_every=2", "trainer.epochs=4"]
-
-
-class Killed(Exception):
-    """What a kill looks like to the test."""
-
-
-def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """All scalars as TensorBoard reads them, but for times."""
-    events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if tag != "examples_per_second"]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equality of nested plain data and tensors, bit for bit; the sizes of files apart."""
-    if isinstance(left, torch.Tensor):
-        return left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(
-            same(left[key], right[key]) for key in left if key not in NOT_COMPARED
-        )
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    return left == right or (left != left and right != right)
 
 
 @pytest.fixture(scope="module")
 def wholes() -> dict[str, dict[str, Any]]:
     """What uninterrupted runs came to, by variant: each is needed several times."""
     return {}
-
-
-def outcome_of(directory: Path) -> dict[str, Any]:
-    """All that must be the same, whatever happened on the way."""
-    return {
-        "lines": read_lines(directory / "metrics.jsonl"),
-        "last": load_tensors(directory / "last.pt"),
-        "best": load_tensors(directory / "best.pt"),
-        "metrics": json.loads((directory / "metrics.json").read_text()),
-        "scalars": scalars(directory),
-        "state": json.loads((directory / "status.json").read_text())["state"],
-    }
-
-
-def kill_after(step_to_die: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill in the middle of an epoch, after it has logged: nothing of the run gets to tidy up."""
-    step = train.Learner.step
-    num_steps = 0
-
-    def dying_step(*batch: Any, **keywords: Any) -> Any:
-        nonlocal num_steps
-        if num_steps == step_to_die:
-            raise Killed
-        num_steps += 1
-        return step(*batch, **keywords)
-
-    monkeypatch.setattr(train.Learner, "step", dying_step)
 
 
 def signal_after(step_to_stop: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.distributed import DOUBLE, DROPOUT, at_step, numbers, train_with
+from helpers.processes import die_at, in_the_second_save
+from helpers.runs import outcome_of, same
 from lab.runs.sharding import PIECES, changed, dotted, stands_in
-from test_distributed import DOUBLE, DROPOUT, at_step, numbers, train_with
-from test_resume import outcome_of, same
-from test_survival import die_at, in_the_second_save
 from torch import nn
 
 import train

@@ -1,0 +1,85 @@
+"""A disk that takes no more ends a run in one line, and leaves its checkpoint."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.commands import Outcome, assert_one_line
+from helpers.runs import (
+    STEPS_PER_EPOCH,
+    after_step,
+    only_run,
+)
+
+from lab.runs.checkpoint import load_tensors
+from lab.runs.run import Run
+
+
+@pytest.fixture
+def unlimited() -> Iterator[None]:
+    """Puts the largest size of a file back to what it was."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def limit_size(size: int) -> None:
+    """Makes every file end at a size, as a full disk would."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def refuse(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets no file be made any more."""
+    open_path: Callable[..., Any] = Path.open
+
+    def refused(self: Path, mode: str = "r", *arguments: Any, **keywords: Any) -> Any:
+        if mode.startswith("w"):
+            raise OSError(number, os.strerror(number))
+        return open_path(self, mode, *arguments, **keywords)
+
+    monkeypatch.setattr(Path, "open", refused)
+
+
+DISKS: dict[str, tuple[Callable[[Run, pytest.MonkeyPatch], Any], list[str]]] = {
+    "full for the checkpoint": (lambda run, patch: limit_size(100_000), ["last.pt", "File too large"]),
+    "full for TensorBoard": (lambda run, patch: limit_size(6_000), ["events.out.tfevents", "File too large"]),
+    "full for all": (lambda run, patch: limit_size(1), ["File too large"]),
+    "read-only": (lambda run, patch: refuse(errno.EROFS, patch), ["metrics.json", "Read-only file system"]),
+    "forbidden": (lambda run, patch: refuse(errno.EACCES, patch), ["metrics.json", "Permission denied"]),
+}
+
+
+@pytest.mark.parametrize("disk", DISKS)
+def test_a_disk_that_takes_no_more_leaves_the_checkpoint(
+    disk: str,
+    try_short: Callable[..., Outcome],
+    goes_on_exactly: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unlimited: None,
+) -> None:
+    happens, parts = DISKS[disk]
+    after_step(7, lambda run: happens(run, monkeypatch), monkeypatch)
+    outcome = try_short()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.undo()
+    assert_one_line(Outcome(outcome.code, "", outcome.err), *parts, "MiB are free there", "can go on", code=1)
+    assert load_tensors(only_run(tmp_path) / "last.pt")["progress"]["step"] == STEPS_PER_EPOCH
+    assert not list(only_run(tmp_path).glob(".*.tmp"))
+    goes_on_exactly()
+
+
+def test_a_folder_that_vanishes_is_said_to_be_gone(
+    try_short: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_step(7, lambda run: shutil.rmtree(run.directory), monkeypatch)
+    outcome = try_short()
+    assert_one_line(Outcome(outcome.code, "", outcome.err), "/experiments/run/", "is gone", code=1)
+    assert list((tmp_path / "experiments" / "run").iterdir()) == []

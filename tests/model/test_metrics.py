@@ -1,0 +1,105 @@
+"""Metrics are those of scikit-learn, however the examples are cut into batches."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evaluate import FOLD_AT, measure
+from lab.runs.meter import Means
+from model.net import (
+    LOSSES,
+    METRICS,
+    higher_is_better,
+    metrics_for,
+)
+
+
+def classification_batch(num: int = 50, classes: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(num, classes, generator=generator, dtype=torch.float64) * 3
+    return logits, torch.randint(classes, (num,), generator=generator)
+
+
+def regression_batch(num: int = 50, outputs: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    values, noise = (torch.randn(num, outputs, generator=generator, dtype=torch.float64) for _ in range(2))
+    return values * 2 + noise + 4, values * 2 + 3
+
+
+def ragged(outputs: Tensor, targets: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(outputs.split(sizes), targets.split(sizes), strict=True))
+
+
+SPLITS = [[50], [1] * 50, [7, 40, 3], [49, 1]]
+
+
+@pytest.mark.parametrize("sizes", SPLITS, ids=lambda sizes: f"{len(sizes)} batches")
+def test_classification_metrics_are_scikit_learns(sizes: list[int]) -> None:
+    logits, targets = classification_batch()
+    result = measure(ragged(logits, targets, sizes), LOSSES["cross_entropy"], metrics_for("classification"))
+    predicted = logits.numpy().argmax(axis=1)
+    assert set(result) == {"loss", "accuracy"}
+    assert result["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(targets, predicted), rel=1e-12)
+    expected = sklearn.metrics.log_loss(targets, logits.softmax(1).numpy(), labels=range(6))
+    assert result["loss"] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("sizes", SPLITS, ids=lambda sizes: f"{len(sizes)} batches")
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_regression_metrics_are_scikit_learns(sizes: list[int], num_outputs: int) -> None:
+    outputs, targets = regression_batch(outputs=num_outputs)
+    result = measure(ragged(outputs, targets, sizes), LOSSES["mse"], metrics_for("regression"))
+    assert set(result) == {"loss", "rmse", "r2"}
+    assert result["rmse"] == pytest.approx(math.sqrt(sklearn.metrics.mean_squared_error(targets, outputs)), rel=1e-9)
+    r2 = sklearn.metrics.r2_score(targets, outputs, multioutput="variance_weighted")
+    assert result["r2"] == pytest.approx(r2, rel=1e-9)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(2000, 0.1), (20000, 1), (1e5, 10)])
+def test_r2_of_targets_far_from_zero_is_exact(mean: float, deviation: float) -> None:
+    """Variance as a difference of large means loses digits; years and prices are such targets."""
+    generator = torch.Generator().manual_seed(3)
+    targets = mean + deviation * torch.randn(500, 1, generator=generator)
+    outputs = targets + 0.3 * deviation * torch.randn(500, 1, generator=generator)
+    result = measure([(outputs, targets)], LOSSES["mse"], metrics_for("regression"))
+    expected = sklearn.metrics.r2_score(targets.double(), outputs.double())
+    assert result["r2"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_r2_of_constant_targets_is_no_number() -> None:
+    targets = torch.full((8, 1), 2.0)
+    result = measure([(targets + 1, targets)], LOSSES["mse"], metrics_for("regression"))
+    assert math.isnan(result["r2"])
+
+
+def test_means_over_many_examples_are_exact() -> None:
+    """More than are held back at once, in batches that do not divide, and float32 losses of very different sizes."""
+    num = 3 * FOLD_AT + 77
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(num, 5, generator=generator) * torch.logspace(-3, 3, num).unsqueeze(1)
+    targets = torch.randint(5, (num,), generator=generator)
+    means = Means(LOSSES["cross_entropy"], metrics_for("classification"))
+    for batch, labels in zip(logits.split(333), targets.split(333), strict=True):
+        means.add(LOSSES["cross_entropy"].values(batch, labels), batch, labels)
+    result = means.result()
+    values = F.cross_entropy(logits, targets, reduction="none").numpy().astype(np.float64)
+    assert result["loss"] == pytest.approx(math.fsum(values) / num, rel=1e-12)
+    assert result["accuracy"] == (logits.numpy().argmax(axis=1) == targets.numpy()).sum() / num
+    assert means.result() == result  # reading does not change it
+
+
+def test_directions() -> None:
+    assert higher_is_better("val/accuracy")
+    assert higher_is_better("test/accuracy")
+    assert higher_is_better("val/r2")
+    assert not higher_is_better("val/loss")
+    assert not higher_is_better("train/loss")
+    assert not higher_is_better("val/rmse")
+    assert {name for task in ("classification", "regression") for name in metrics_for(task)} == METRICS.keys()
