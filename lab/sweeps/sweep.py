@@ -164,7 +164,7 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
 def print_tables(jobs: Sequence[Job]) -> None:
     """Compares all runs of a sweep's experiment, those of earlier sweeps too."""
     from lab.tables.summary import summarize
-    from synthesize_results import format_terminal  # lab.tables.text
+    from lab.tables.text import format_terminal
 
     for folder in dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs):
         with contextlib.suppress(UserError):  # where no run has finished
