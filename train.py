@@ -29,7 +29,7 @@ from lab.devices import device, distributed, launch
 from lab.plots.pictures import Pictures
 from lab.runs.directory import is_due, plan
 from lab.runs.progress import CALMER, Progress, TrainingMeter, check_outcome
-from lab.runs.run import Record, Run, memory_explained
+from lab.runs.run import Record, Run, begin_from, memory_explained
 from model.batching import Batch
 from model.trees import tree_cat, tree_map
 from utils import Diverged, RandomState, nothing, seed_everything
@@ -39,7 +39,8 @@ class Learner:
     """The network and all that a training step changes. A subclass may do in `step` what it likes.
 
     loss: None for the network's own. make_optimizer(model), make_schedule(optimizer): make what the configuration says, for
-    the network or a part of it. computing: precision, threads, whether to compile.
+    the network or a part of it. average: of the weights, whose `network` is evaluated. computing: precision, threads, and
+    whether to compile.
     """
 
     def __init__(
@@ -51,14 +52,22 @@ class Learner:
         *,
         world: distributed.World,
         computing: device.Computing,
-        max_grad_norm: float = math.inf,
+        average: Any,
         accumulate: int = 1,
+        max_grad_norm: float = math.inf,
     ) -> None:
-        self.model, self.world, self.computing, self.accumulate = model, world, computing, accumulate
+        self.model, self.average, self.world, self.computing, self.accumulate = (
+            model,
+            average,
+            world,
+            computing,
+            accumulate,
+        )
         self.optimizer = make_optimizer(model)
         self.schedule = make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=computing.precision == "fp16")
         self.objective = Objective(model, loss, world.device, computing.precision)
+        self.evaluated = Objective(average.network, loss, world.device, computing.precision)
         # What it is wrapped in averages gradients over the processes; checkpoints hold the bare network.
         self.forward: Any = world.wrap(torch.compile(self.objective) if computing.compiled else self.objective)
         self.weights = list(model.parameters())
@@ -87,6 +96,7 @@ class Learner:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of this step; the schedule may change it now
         self.was_skipped = self.scaler.get_scale() < scale  # in fp16, after a gradient that was not finite
         (nothing if self.was_skipped else self.schedule.after_step)()
+        self.average.update()
         return tree_cat(results)
 
     def after_epoch(self, monitored: float) -> None:
@@ -121,43 +131,45 @@ def train_epoch(learner: Learner, data: builders.Data, meter: TrainingMeter, run
 
 def validate(learner: Learner, data: builders.Data, metrics: Mapping[str, Any], progress: Progress) -> dict[str, float]:
     """{"val/loss": ..., and each metric}; Diverged where the loss is not finite."""
-    learner.world.share_buffers(learner.model)
-    values = measure(predict(learner.objective, data.val), metrics, learner.world)
+    learner.world.share_buffers(learner.average.network)
+    values = measure(predict(learner.evaluated, data.val), metrics, learner.world)
     if not math.isfinite(values["loss"]):
         raise Diverged(f"the validation loss is {values['loss']} after {progress.place(progress.step)}; {CALMER}")
     return {f"val/{name}": value for name, value in values.items()}
 
 
-def train(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> dict[str, float]:
-    """Trains as `cfg` says in `directory`, from where a run there stopped (or `anew`) -> the metrics of its best epoch.
-
-    Raises UserError for what cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet
-    where the training loss ends above `trainer.fail_above`.
-    """
-    device.keep_freed_memory()
-    with distributed.joined(cfg.trainer.device, cfg.trainer.parallel) as world, memory_explained(cfg):
-        return train_in(world, cfg, directory, overrides, anew)  # what it has built is gone when the world ends
-
-
-def train_in(
-    world: distributed.World, cfg: DictConfig, directory: Path, overrides: Any, anew: bool
-) -> dict[str, float]:
-    """The same in a world of processes that train together, or of this one alone."""
-    # Build: whatever is wrong with the configuration comes out here, before anything is written.
+def build(cfg: DictConfig, world: distributed.World) -> tuple[builders.Data, Learner, dict[str, Any], Progress]:
+    """(data, learner, metrics, progress) of a new run; whatever is wrong with its configuration comes out here."""
     seed_everything(cfg.seed)
     data = builders.load_data(cfg, world.device, part=world.part, num_processes=world.size)
     model = builders.build_model(cfg, data.spec)
+    begin_from(model, cfg.model.init_from)
     builders.check_smallest_part(model, data, num_processes=world.size, accumulate=cfg.trainer.accumulate)
     model = world.place(model, sync_batchnorm=cfg.trainer.sync_batchnorm)
     loss, metrics = builders.build_loss(cfg, data.spec, model), builders.build_metrics(cfg, data.spec)
     progress = Progress.judged_by(cfg.trainer.monitor, metrics)
     computing = device.choose_computing(world.device, model, **builders.computing_options(cfg, data))
-    learner: Learner = builders.build_learner(cfg, model, loss, data, progress, world=world, computing=computing)
+    learner = builders.build_learner(cfg, model, loss, data, progress, world=world, computing=computing)
     seed_everything((cfg.seed + 1_000_003 * world.rank) % 2**32)  # each process draws dropout of its own
-    meter = TrainingMeter(metrics, world)
-    pictures = Pictures(world.whole(model), data, images=cfg.trainer.images, animate=cfg.trainer.animate)
-    parts = {
-        "model": model,
+    return data, learner, metrics, progress
+
+
+@distributed.in_world
+def train(
+    world: distributed.World, cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False
+) -> dict[str, float]:
+    """train(cfg, directory): trains there, from where a run there stopped (or `anew`) -> the metrics of its best epoch.
+
+    world: this process alone, or those that train together. Raises UserError for what cannot be built (before anything is
+    written), Diverged for a loss that is not finite, Unmet where the training loss ends above `trainer.fail_above`.
+    """
+    with memory_explained(cfg):
+        data, learner, metrics, progress = build(cfg, world)
+    meter, network = TrainingMeter(metrics, world), learner.average.network
+    pictures = Pictures(world.whole(network), data, images=cfg.trainer.images, animate=cfg.trainer.animate)
+    parts = {  # of a checkpoint
+        "model": learner.model,
+        "average": learner.average,
         "optimizer": learner.optimizer,
         "schedule": learner.schedule,
         "scaler": learner.scaler,
@@ -169,19 +181,15 @@ def train_in(
     }
     run = Run(directory, Record(cfg, overrides, data.fingerprint), world, anew=anew)
     with closing(data), run, memory_explained(cfg), distributed.explained():
-        # Restore.
-        run.restore(parts, best={"model": model, "progress": progress}, spec=asdict(data.spec))
+        run.restore(parts, best={"model": network, "progress": progress}, spec=asdict(data.spec))
         run.begin(data, learner)
         pictures.begin(run)
-        # Epochs.
         while not progress.is_over(epochs=cfg.trainer.epochs, patience=cfg.trainer.patience):
-            measured = train_epoch(learner, data, meter, run)
-            measured |= validate(learner, data, metrics, progress)
+            measured = train_epoch(learner, data, meter, run) | validate(learner, data, metrics, progress)
             learner.after_epoch(measured[progress.monitor])
             progress.end_epoch(measured)
             pictures.after_epoch(run)
             run.after_epoch()
-        # Outcome.
         check_outcome(progress, cfg.trainer.fail_above)
         pictures.finish(run)
     return progress.best

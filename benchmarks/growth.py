@@ -22,9 +22,10 @@ from omegaconf import OmegaConf
 
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
+from lab.devices.distributed import ALONE
 from lab.runs.directory import recorded_part
-from lab.runs.progress import Measured
-from train import set_up
+from lab.runs.progress import TrainingMeter
+from train import build
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 2.0  # of training at a point
@@ -40,9 +41,9 @@ def measure(batch_size: int, dataset_size: int, width: int) -> dict[str, float]:
     keys = ["data=random_regression", *(f"data.{key}={value}" for key, value in data.items())]
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = hydra.compose("train", overrides=["name=growth", *keys, f"model.hidden_sizes=[{width},{width}]"])
-    setup = set_up(recorded_part(checked(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), TrainRequest)))
-    learner, loader = setup.learner, setup.train_loader
-    measured = Measured(learner.loss, setup.metrics, setup.world)
+    cfg = recorded_part(checked(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), TrainRequest))
+    data, learner, metrics, _ = build(cfg, ALONE)
+    loader, meter = data.train, TrainingMeter(metrics)
     learner.model.train()
     num_examples, epoch, started = 0, 0, time.perf_counter()
     while time.perf_counter() - started < SECONDS or epoch == 1:  # the first epoch warms up
@@ -50,18 +51,17 @@ def measure(batch_size: int, dataset_size: int, width: int) -> dict[str, float]:
         loader.set_epoch(epoch)
         if epoch == 2:
             num_examples, started = 0, time.perf_counter()
-        for inputs, targets, _ in loader:
-            losses, outputs = learner.step(inputs, targets)
-            measured.add(losses, outputs, targets, batch_size=len(targets))
-            num_examples += len(targets)
+        for batch in loader:
+            losses, outputs = learner.step(batch)
+            meter.add_step(losses, outputs, batch.targets, size=batch.size)
+            num_examples += batch.size
             if epoch > 1 and time.perf_counter() - started > SECONDS:
                 break
-        measured.means.clear()
-        measured.recent, measured.sizes = [], []
+        meter.clear()
     rate = num_examples / (time.perf_counter() - started)
     scale = 2**20 if sys.platform == "darwin" else 2**10
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-    return {"rate": rate, "memory": memory, "parameters": sum(weight.numel() for weight in learner.parameters)}
+    return {"rate": rate, "memory": memory, "parameters": sum(weight.numel() for weight in learner.weights)}
 
 
 def measure_apart(batch_size: int = 256, dataset_size: int = 50_000, width: int = 128) -> dict[str, float]:

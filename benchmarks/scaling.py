@@ -19,12 +19,13 @@ import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lab.config.builders import Data
 from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
-from lab.devices.distributed import World, joined
+from lab.devices.distributed import ALONE, joined
 from lab.devices.launch import run_in_processes
 from lab.runs.directory import recorded_part
-from train import Setup, set_up
+from train import Learner, build
 
 NUM_STEPS = 40  # of a measurement
 NUM_ROUNDS = 5
@@ -39,20 +40,19 @@ def configuration(model: str, batch_size: int) -> DictConfig:
     return recorded_part(checked(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True)), TrainRequest))
 
 
-def seconds_per_step(setup: Setup, *, exchange: bool) -> float:
+def seconds_per_step(data: Data, learner: Learner, *, exchange: bool) -> float:
     """The median over rounds; without `exchange` each process keeps its gradients to itself."""
-    learner, loader = setup.learner, setup.train_loader
     learner.model.train()
     wrapped, rounds = learner.forward, []
     if not exchange:
-        learner.forward = learner.model
-    loader.set_epoch(1)
-    batches = [batch for batch, _ in zip(loader, range(NUM_STEPS), strict=False)]
+        learner.forward = learner.objective
+    data.train.set_epoch(1)
+    batches = [batch for batch, _ in zip(data.train, range(NUM_STEPS), strict=False)]
     for _ in range(NUM_ROUNDS + 1):  # the first one warms up
-        setup.world.sum(torch.zeros(1))  # all start together
+        learner.world.sum(torch.zeros(1))  # all start together
         started = time.perf_counter()
-        for inputs, targets, _ in batches:
-            learner.step(inputs, targets, batch_size=loader.batch_size)
+        for batch in batches:
+            learner.step(batch)
         rounds.append((time.perf_counter() - started) / len(batches))
     learner.forward = wrapped
     return statistics.median(rounds[1:])
@@ -62,17 +62,18 @@ def measure(model: str, batch_size: int) -> tuple[float, float, int]:
     """In each process: (seconds a step, those without exchanging gradients, bytes of gradients)."""
     cfg = configuration(model, batch_size)
     with joined("cpu") as world:
-        setup = set_up(cfg, world)
-        num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in setup.learner.model.parameters())
-        whole = seconds_per_step(setup, exchange=True)
-        alone = seconds_per_step(setup, exchange=False) if world.size > 1 else whole
+        data, learner, _, _ = build(cfg, world)
+        num_bytes = sum(weight.numel() * weight.element_size() for weight in learner.weights)
+        whole = seconds_per_step(data, learner, exchange=True)
+        alone = seconds_per_step(data, learner, exchange=False) if world.size > 1 else whole
     return whole, alone, num_bytes
 
 
 def measure_alone(model: str, batch_size: int, threads: int) -> float:
     """Seconds a step of one process."""
     torch.set_num_threads(threads)
-    return seconds_per_step(set_up(configuration(model, batch_size), World(torch.device("cpu"))), exchange=True)
+    data, learner, _, _ = build(configuration(model, batch_size), ALONE)
+    return seconds_per_step(data, learner, exchange=True)
 
 
 @dataclass(frozen=True)

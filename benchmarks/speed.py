@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,11 @@ from lab.config.command import CONF, checked
 from lab.config.schema import TrainRequest
 from lab.devices.device import threads
 from lab.devices.distributed import World
-from lab.devices.signals import StopSignals
 from lab.runs.directory import recorded_part
-from lab.runs.logger import RunLogger
-from lab.runs.progress import Measured, Progress
-from lab.runs.run import Run
-from model.data_loader import Batch
-from train import Setup, set_up, train_epoch
+from lab.runs.progress import TrainingMeter
+from lab.runs.run import Record, Run
+from model.batching import Batch, Loader
+from train import build, train_epoch
 
 HERE = Path(__file__).resolve().parent
 CASES = [Case(net, size, kind) for net in ("mlp", "cnn", "lstm") for size in (64, 512) for kind in ("fp32", "bf16")]
@@ -73,9 +72,9 @@ class Done(Exception):
 class Paused:
     """The project's own loader; after every `num_steps` batches it calls `pause(seconds)`, whose time does not count."""
 
-    def __init__(self, setup: Setup, num_steps: int, pause: Pause) -> None:
-        self.loader, self.device, self.num_steps, self.pause = setup.train_loader, setup.world.device, num_steps, pause
-        self.num_examples, self.batch_size = setup.train_loader.num_examples, setup.train_loader.batch_size
+    def __init__(self, loader: Loader, device: torch.device, num_steps: int, pause: Pause) -> None:
+        self.loader, self.device, self.num_steps, self.pause = loader, device, num_steps, pause
+        self.num_examples, self.batch_size = loader.num_examples, loader.batch_size
         self.step, self.started = 0, 0.0
 
     def __len__(self) -> int:
@@ -115,16 +114,17 @@ class Terminal:
 
 def run_project(case: Case, device: torch.device, num_steps: int, pause: Pause) -> None:
     """The project's own epochs, with run directory, progress bar, log and TensorBoard, for as long as `pause` says."""
-    cfg = configuration(case, device)
-    with tempfile.TemporaryDirectory() as folder, StopSignals() as stops:  # type: ignore[type-var]
-        setup, progress = set_up(cfg, World(device)), Progress()
-        measured = Measured(setup.learner.loss, setup.metrics, setup.world)
-        with contextlib.closing(RunLogger(Path(folder))) as logger, contextlib.suppress(Done):
-            run = Run(Path(folder), cfg, setup, progress, measured, logger=logger, stops=stops)
-            loader = Paused(setup, num_steps, pause)
+    cfg, world = configuration(case, device), World(device)
+    data, learner, metrics, progress = build(cfg, world)
+    data = replace(data, train=Paused(data.train, device, num_steps, pause))
+    meter = TrainingMeter(metrics, world)
+    parts = {"model": learner.model, "meter": meter, "progress": progress}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), Record(cfg, [], data.fingerprint), world)
+        with contextlib.suppress(Done), run:
+            run.restore(parts, best={})
             while True:
-                metrics = train_epoch(setup.learner, loader, measured, progress, run, log_every=cfg.trainer.log_every)
-                progress.end_epoch({"val/accuracy": metrics["accuracy"]}, "val/accuracy")
+                progress.end_epoch(train_epoch(learner, data, meter, run) | {progress.monitor: 0.0})
 
 
 def run_example(case: Case, device: torch.device, num_steps: int, pause: Pause) -> None:

@@ -25,13 +25,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 NUM_ROUNDS = 3
 TRAINING = "training and validation, 20 epochs"
 PARTS = {  # what is timed, by module: the rest of a run is its records
-    "train.load_examples": "data",
-    "train.set_up": "network, optimiser, schedule",
+    "builders.load_data": "data",
+    "train.build": "network, optimiser, schedule",
     "train.train_epoch": TRAINING,
     "train.validate": TRAINING,
-    "pictures.sample_pictures": "pictures, matplotlib's import included",
-    "pictures.draw_run": "pictures, matplotlib's import included",
-    "pictures.draw_animation": "pictures, matplotlib's import included",
+    "pictures.Pictures.begin": "pictures",
+    "pictures.Pictures.after_epoch": "pictures",
+    "pictures.Pictures.finish": "pictures",
 }
 
 
@@ -78,12 +78,14 @@ def run_timed(out: str, *arguments: str) -> None:
     clock.leave("other imports")
     sys.path[0] = str(PROJECT)
     import train
+    from lab.config import builders
     from lab.plots import pictures
 
     clock.leave("configuration")
     for name, part in PARTS.items():
-        module = {"train": train, "pictures": pictures}[name.partition(".")[0]]
-        setattr(module, name.partition(".")[2], clock.timed(getattr(module, name.partition(".")[2]), part))
+        place, _, last = name.rpartition(".")
+        owner = {"train": train, "builders": builders, "pictures.Pictures": pictures.Pictures}[place]
+        setattr(owner, last, clock.timed(getattr(owner, last), part))
     train.start = clock.timed(train.start, "checkpoints, TensorBoard, provenance and other records")
     sys.argv = ["train.py", *arguments]
     train.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from torch import nn
 from lab.config.slots import own_keys, resolve_target
 from lab.config.targets import build, is_share, made
 from model.data_loader import Loader, check_batch_size, make_loader, whole
+from model.ema import MovingAverage
 from model.layers import initialize
 from model.losses import Loss, check_loss, default_loss
 from model.metrics import Metric, default_metrics, mean_of
@@ -200,8 +202,52 @@ def computing_options(cfg: DictConfig, data: Data) -> dict[str, Any]:
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser of a configuration, for the parameters of a network that are trained."""
-    return build("optimizer", cfg.optimizer, [weight for weight in model.parameters() if weight.requires_grad])
+    """The optimiser of a configuration, for the weights of a network that `model.freeze` does not hold still."""
+    return build("optimizer", cfg.optimizer, group_weights(cfg, model))
+
+
+def group_weights(cfg: DictConfig, model: nn.Module) -> list[Any]:
+    """The weights to train, in groups: those of each pattern of `optimizer.groups` with its keys, and the rest.
+
+    A weight belongs to the first pattern that its name matches. With `no_decay`, whatever has but one dimension (biases,
+    norms) has no weight decay. UserError for a pattern that no name matches.
+    """
+    named, frozen = dict(model.named_parameters()), matching(cfg.model.freeze, model, key="model.freeze")
+    for name in frozen:
+        named.pop(name).requires_grad_(False)
+    if not named:
+        raise UserError(f"model.freeze is {cfg.model.freeze}, which leaves no weight to train")
+    left, groups = dict(named), []
+    for pattern, keys in (cfg.optimizer.groups or {}).items():
+        chosen = [name for name in matching(pattern, model, key="optimizer.groups") if name in left]
+        groups.append({"params": [left.pop(name) for name in chosen], **keys})
+    if not groups and not cfg.optimizer.no_decay:
+        return list(named.values())
+    groups = [{"params": list(left.values())}, *groups]
+    if cfg.optimizer.no_decay:
+        groups = [half for group in groups for half in without_decay(group)]
+    return [group for group in groups if group["params"]]
+
+
+def without_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group of weights in two: matrices and filters as they were, vectors without weight decay."""
+    vectors = [weight for weight in group["params"] if weight.dim() < 2]
+    others = [weight for weight in group["params"] if weight.dim() >= 2]
+    return [group | {"params": others}, group | {"params": vectors, "weight_decay": 0.0}]
+
+
+def matching(patterns: Any, model: nn.Module, *, key: str) -> list[str]:
+    """The names of a network's weights that one of some patterns matches, such as "stem.*"; UserError where none does."""
+    names = [name for name, _ in model.named_parameters()]
+    found = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
+        some = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not some:
+            raise UserError(
+                f"{key} has the pattern {pattern}, which matches no weight; there are {', '.join(names[:12])}"
+            )
+        found += some
+    return list(dict.fromkeys(found))
 
 
 def build_schedule(
@@ -240,4 +286,5 @@ def build_learner(cfg: DictConfig, model: nn.Module, loss: Loss | None, data: Da
     higher = progress.seeks_higher
     make_schedule = partial(build_schedule, cfg, num_steps_per_epoch=len(data.train), higher=higher)
     options = {key: cfg.trainer[key] for key in ("max_grad_norm", "accumulate")}
+    options["average"] = MovingAverage(model, cfg.trainer.ema)
     return build("learner", cfg.learner, model, loss, partial(build_optimizer, cfg), make_schedule, **options, **given)

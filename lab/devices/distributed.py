@@ -10,18 +10,19 @@ case of a `World`: whatever is summed or shared is its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lab.devices.device import choose_device
+from lab.devices.device import choose_device, keep_freed_memory
 from lab.devices.launch import Lost, launched, launchers_store
 from utils import UserError
 
@@ -224,6 +225,21 @@ def joined(device: str, parallel: str = "ddp") -> Iterator[World]:
             raise
         finally:
             world.leave()
+
+
+def in_world(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes function(world, cfg, ...) one of (cfg, ...): the world is the one that `trainer.device` and `parallel` say.
+
+    What the function has built is gone when it returns, and with it what connects the processes.
+    """
+
+    @functools.wraps(function)
+    def join(cfg: Any, *arguments: Any, **keys: Any) -> Any:
+        keep_freed_memory()
+        with joined(cfg.trainer.device, cfg.trainer.parallel) as world:
+            return function(world, cfg, *arguments, **keys)
+
+    return join
 
 
 def forget_variables(error: BaseException | None) -> None:

@@ -90,3 +90,33 @@ def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Mo
     model = build_model(cfg, spec).to(device)
     load_part("model", model, weights, path)
     return model.eval(), spec, state
+
+
+def begin_from(model: nn.Module, source: str | None) -> list[str]:
+    """Gives a new network the weights of another run's best epoch, or of a file; the names that it left as they were.
+
+    Left are weights that the source has not, or in another shape, such as a head for other classes. UserError where
+    nothing fits. What was taken is said.
+    """
+    if source is None:
+        return []
+    path = find_run(source) / "best.pt" if Path(source).is_dir() or not Path(source).is_file() else Path(source)
+    saved = load_tensors(path) if path.suffix != ".safetensors" else read_safetensors(path)
+    weights = saved.get("model", saved)
+    own = model.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise UserError(
+            f"model.init_from is {source}, no weight of which has the name and the shape of one of this network"
+        )
+    model.load_state_dict({**own, **fitting})
+    left = [name for name in own if name not in fitting]
+    print(f"weights {len(fitting)} of {len(own)} from {path}" + f"; left as they were: {', '.join(left)}" * bool(left))
+    return left
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The weights of a safetensors file."""
+    from safetensors.torch import load_file
+
+    return load_file(path)

@@ -21,6 +21,7 @@ from lab.devices.distributed import World, local
 from lab.devices.signals import StopSignals
 from lab.runs.checkpoint import Checkpoint, Damaged, load_tensors, read_whole
 from lab.runs.directory import fixed_part, has_checkpoint
+from lab.runs.loading import begin_from
 from lab.runs.lock import locked
 from lab.runs.logger import NoLogger, RunLogger, write_status
 from lab.runs.progress import CALMER, Progress
@@ -28,7 +29,7 @@ from lab.runs.record import Record
 from lab.runs.words import farewell, introduction, memory_explained, profiled
 from utils import Diverged, Unwritable, UserError, here, hint, remove_leftovers, write_json
 
-__all__ = ["Record", "Run", "memory_explained"]
+__all__ = ["Record", "Run", "begin_from", "memory_explained"]
 
 
 class Run:
