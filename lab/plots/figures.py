@@ -31,12 +31,13 @@ class DrawingError(ValueError):
 
 
 def drawing(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that draws: whatever goes wrong in it is a DrawingError."""
+    """A function that draws: whatever goes wrong in it is a DrawingError, and numbers beyond all bounds are no warning."""
 
     @functools.wraps(function)
     def draw(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return function(*args, **kwargs)
+            with np.errstate(all="ignore"):
+                return function(*args, **kwargs)
         except DrawingError:
             raise
         except Exception as error:  # numbers of any kind come from runs of any kind
