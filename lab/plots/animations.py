@@ -89,6 +89,7 @@ def animate_regions(
         page.image(_blend(grounds, earlier, later, share)[::-1], panel.box, smooth=True)
         panel.axes(ticks=5)
         panel.below("x1")
+        page.text(9, HEIGHT / 2, "x2", size=10, anchor="mm", turned=True)
         now = guesses[earlier]
         x, y = panel.x(points[:, 0]), panel.y(points[:, 1])
         for is_wrong in (False, True):
@@ -115,6 +116,7 @@ def animate_regression(
         panel = Panel(page, (46, 34, WIDTH - 14, HEIGHT - 40), (xs.min(), xs.max()), (ys.min() - room, ys.max() + room))
         panel.axes(ticks=5)
         panel.below("x")
+        page.text(9, HEIGHT / 2, "y", size=10, anchor="mm", turned=True)
         page.dots(panel.x(xs), panel.y(ys), fill=mix(BLUE, WHITE, 0.65), radius=2.6)
         with page.within(panel.box):  # its first guesses may be far off
             page.line(panel.x(grid), panel.y(finite(_blend(lines, earlier, later, share))), colour=RED, thickness=2.6)

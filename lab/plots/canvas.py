@@ -102,9 +102,10 @@ class Page:
         thickness: float = 1.8,
         dash: tuple[float, float] | None = None,
     ) -> None:
-        """A line through points, broken where one is not finite."""
+        """A line through points, broken where one is not finite; what lies far outside the page is brought nearer."""
         points = np.stack(np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float)), axis=-1).reshape(-1, 2)
         known = np.isfinite(points).all(axis=1)
+        points = points.clip(-2 * self.width, 3 * self.width)
         for indices in np.split(np.arange(len(points)), np.flatnonzero(~known)):
             part = points[indices[known[indices]]]
             pieces = _dashes(part, *dash) if dash else [part]
@@ -204,8 +205,7 @@ class Scale:
         low, high, numbers = self.low, self.high, np.asarray(values, dtype=float)
         if self.log:
             low, high = math.log(low), math.log(high)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                numbers = np.log(np.where(numbers > 0, numbers, np.nan))
+            numbers = np.log(np.where(numbers > 0, numbers, np.nan))
         return self.start + (numbers - low) / ((high - low) or 1.0) * (self.end - self.start)
 
     def ticks(self, most: int = 5, *, whole: bool = False) -> list[float]:

@@ -31,12 +31,13 @@ class DrawingError(ValueError):
 
 
 def drawing(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that draws: whatever goes wrong in it is a DrawingError."""
+    """A function that draws: whatever goes wrong in it is a DrawingError, and numbers beyond all bounds are no warning."""
 
     @functools.wraps(function)
     def draw(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return function(*args, **kwargs)
+            with np.errstate(all="ignore"):
+                return function(*args, **kwargs)
         except DrawingError:
             raise
         except Exception as error:  # numbers of any kind come from runs of any kind
@@ -61,12 +62,17 @@ def to_image(picture: Page | Figure) -> NDArray[np.uint8]:
     return pixels_of(picture)
 
 
-def save_png(picture: Page | Figure, path: str | Path) -> None:
-    """Writes a picture as PNG, whole or not at all; the same picture gives the same bytes. DrawingError, OSError."""
+def to_png(picture: Page | Figure) -> bytes:
+    """A picture as the content of a PNG file; the same picture gives the same bytes. DrawingError."""
     buffer = io.BytesIO()
     # Through Pillow, since savefig would write matplotlib's version into the file.
     Image.fromarray(to_image(picture)).save(buffer, "PNG", compress_level=2)
-    _write_file(Path(path), buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(picture: Page | Figure, path: str | Path) -> None:
+    """Writes a picture as PNG, whole or not at all. DrawingError, OSError."""
+    _write_file(Path(path), to_png(picture))
 
 
 def save_gif(

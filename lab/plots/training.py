@@ -212,7 +212,7 @@ def draw_losses(
     seen = np.concatenate([np.zeros(0), *bold.values()])
     is_log = bool(np.nanmin(np.append(seen, np.inf)) > 0)
     low, high = _limits(seen.tolist(), Measure("loss", {}, is_log, ""))
-    if y_limits is not None:
+    if y_limits is not None and y_limits[1] > low:  # all of a short run may lie above
         low, high = (low if is_log else y_limits[0]), y_limits[1]
     steps = np.concatenate([np.zeros(1), *[steps for steps, _ in curves.values()]])
     page = Page(WIDTH, 300)
@@ -240,6 +240,8 @@ def draw_losses(
 
 def _smooth(values: NDArray[Any], window: int) -> NDArray[Any]:
     """The centred mean over `window` values; gaps stay gaps and do not spread, and the ends take what there is."""
+    if not len(values):
+        return values
     known = np.isfinite(values)
     kernel = np.ones(max(1, min(window, len(values))))
     total = np.convolve(np.where(known, values, 0.0), kernel, "same")

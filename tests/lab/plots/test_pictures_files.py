@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,16 @@ import matplotlib
 import numpy as np
 import pytest
 from drawn import DIGITS, FIGURES, LONG_NAMES, PAGES, draw_one, make_records, texts_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from lab.plots.classification import draw_confusion_matrix
-from lab.plots.comparisons import draw_forest
+from lab.plots.classification import draw_confusion_matrix, draw_reliability
+from lab.plots.comparisons import ForestRow, draw_forest
 from lab.plots.figures import DrawingError, save_gif, save_png, to_image
-from lab.plots.searches import draw_slices
+from lab.plots.regression import draw_residuals
+from lab.plots.searches import draw_history, draw_slices
+from lab.plots.survival import draw_survival
 from lab.plots.training import draw_learning_curves, draw_losses
 
 
@@ -90,6 +96,28 @@ def test_saving_over_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_pa
     with pytest.raises(OSError):
         save_png(draw_learning_curves(make_records(1)), tmp_path / "curve.png")
     assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
+
+
+ANY = st.one_of(st.floats(), st.sampled_from([0.0, 1e300, -1e300, 1e-300, math.inf, math.nan, 1.0]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(values=st.lists(ANY, min_size=1, max_size=6))
+def test_any_numbers_are_drawn_or_refused(values: list[float]) -> None:
+    """Nothing hangs, takes all memory, or ends in another error, whatever a run has measured."""
+    records = [{"epoch": n, "train/loss": value, "val/accuracy": value, "lr": value} for n, value in enumerate(values)]
+    rows = [ForestRow("a", value, value, values, "best") for value in values]
+    for draw in (
+        lambda: draw_learning_curves(records, best_epoch=0),
+        lambda: draw_losses({"a": (values, values), "b": (range(len(values)), values)}, y_limits=(0, 2), smoothing=3),
+        lambda: draw_residuals(values, values[::-1]),
+        lambda: draw_reliability(np.array(values)[:, None], [0] * len(values)),
+        lambda: draw_survival(range(len(values)), values, values, kills=[1]),
+        lambda: draw_forest({"a": rows}, "val/loss", higher=False),
+        lambda: draw_history(values, "val/loss", higher=False),
+    ):
+        with contextlib.suppress(DrawingError):
+            to_image(draw())
 
 
 # --------------------------------------------------------------------------------------------------------------- GIFs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,14 @@ def test_smoothing_is_a_mean_that_keeps_gaps(monkeypatch: pytest.MonkeyPatch) ->
     draw_losses({"SGD": (range(6), losses - 3)}, y_limits=(-2, 5))
     assert not panels[1].y.log and panels[1].y.low == -2
     assert len([heights for heights, _, _ in lines if len(heights) == 6]) == 1
+
+
+def test_losses_above_all_limits_are_shown_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    panels = keep_panels(monkeypatch)
+    page = draw_losses({"SGD": ([1, 2], [30.0, 20.0]), "none": ([], []), "lost": ([1], [math.nan])}, y_limits=(0, 2))
+    assert panels[0].y.low < 20 < 30 < panels[0].y.high
+    assert "SGD" in texts_of(page)
+    to_image(draw_losses({}))
 
 
 def test_optimisers_differ_in_more_than_colour_and_are_named_at_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
