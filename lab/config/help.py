@@ -33,7 +33,10 @@ def help_text(config_name: str, overrides: Sequence[str]) -> str:
         comments |= comments_of(path)
     for group, option in choices.items():
         comments |= comments_of(CONF / group / f"{option}.yaml", f"{group}.")
-    parts = [textwrap.fill(cfg.hydra.help.header, WIDTH), "\n".join(examples(files[-1]))]
+    parts = [
+        textwrap.fill(cfg.hydra.help.header, WIDTH),
+        "\n".join(textwrap.indent(example, "  ") for example in examples(files[-1])),
+    ]
     if choices:
         parts += ["Choices, as GROUP=OPTION:", "\n".join(map(group_line, reversed(choices)))]
     parts += ["Keys, as KEY=VALUE" + ", with these choices" * bool(choices) + ":"]
@@ -47,7 +50,7 @@ def examples(path: Path) -> Iterator[str]:
     """The commands that a file of conf/ opens with."""
     for line in path.read_text().splitlines():
         if line.startswith("# python "):
-            yield f"  {line[2:]}"
+            yield " \\\n".join(textwrap.wrap(line[2:], WIDTH - 4, break_long_words=False, break_on_hyphens=False))
 
 
 def comments_of(path: Path, prefix: str = "") -> dict[str, str]:

@@ -185,7 +185,7 @@ def test_the_help_fits_a_terminal_and_says_what_each_key_is_for(
     lines = outcome.out.splitlines()
     assert max(map(len, lines)) <= 80
     start = lines.index("")  # the end of the sentence that says what it does
-    assert [line.split()[:2] for line in lines[start + 1 : start + 4]] == [["python", f"{script}.py"]] * 3
+    assert sum(line.startswith(f"  python {script}.py ") for line in lines[start + 1 : lines.index("", start + 1)]) >= 2
     own = yaml.safe_load((PROJECT / "conf" / f"{script}.yaml").read_text())
     keys = [key for key in own if key not in ("defaults", "hydra", "data", "model", "optimizer", "search")]
     for key in keys:
