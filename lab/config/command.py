@@ -21,6 +21,7 @@ from hydra.plugins.config_source import ConfigLoadError
 from omegaconf import DictConfig, OmegaConf
 
 from lab.config.directories import run_directory, variant_name
+from lab.config.help import help_text
 from lab.config.mistakes import CONF, explain, own_traceback
 from lab.config.quoting import printable
 from lab.config.schema import SearchConfig, TrainConfig, TrainRequest, check
@@ -65,6 +66,9 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             try:
                 _refuse_what_has_no_effect(schema)
                 _give_launchers_our_defaults()
+                if {"--help", "-h"} & {*sys.argv}:
+                    print(help_text(config_name, [one for one in sys.argv[1:] if not one.startswith("-")]))
+                    return
                 if any(argument.startswith("hydra.verbose=") for argument in sys.argv):
                     logging.basicConfig(format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s")
                 with env_override({"HYDRA_FULL_ERROR": "1"}), _without_hydras_own_report():  # errors come here
