@@ -111,16 +111,19 @@ class Batching:
             self.augment.set_epoch(epoch)
 
     def finish(
-        self, inputs: Tree, targets: Tree, wanted: Tensor, normalize: Callable[[Tree], Tree]
+        self, inputs: Tree, targets: Tree, wanted: Tensor, indices: Tensor, normalize: Callable[[Tree], Tree]
     ) -> tuple[Tree, Tree]:
-        """The examples that `mixing` wants, on the device, as the network takes them; normalize: of the inputs."""
+        """The examples that `mixing` wants, on the device, as the network takes them.
+
+        indices: `wanted`, which may be on the device already; normalize: what is left to do to the inputs.
+        """
         if self.transform is not None and isinstance(inputs, Tensor) and inputs.shape[1:] != self.input_shape:
             given, known = ("x".join(map(str, shape)) for shape in (inputs.shape[1:], self.input_shape))
             raise DataError(
                 f"data.transform makes examples of {given}, but the network is for {known}, as validation has them; let "
                 f"the dataset itself give them in that size"
             )
-        indices = wanted.to(self.device)
+        indices = indices.to(self.device)
         inputs = self.augment(inputs, indices)
         if self.targets_move:
             targets = self.augment(targets if targets.dim() == 4 else targets.unsqueeze(1), indices).view_as(targets)

@@ -88,7 +88,7 @@ class TensorLoader:
                 batching.transform, inputs, targets, wanted.tolist(), seed=batching.seed, epoch=batching.epoch
             )
             inputs, targets = tree_map(batching.to_device, made)
-        return batching.finish(inputs, targets, wanted, self.normalize)
+        return batching.finish(inputs, targets, wanted, stored, self.normalize)
 
     def gather(self, indices: Tensor) -> Tree:
         """The stored inputs at `indices` [batch], on the device where they are stored."""

@@ -32,18 +32,28 @@ def dataset_of(target: Callable[..., Any], root: str, **keys: Any) -> Dataset:
 
 
 def load_split(
-    dataset: Dataset, split: str, *, val_fraction: float, split_seed: int, limit: int | None = None
+    dataset: Dataset,
+    split: str,
+    *,
+    val_fraction: float,
+    split_seed: int,
+    limit: int | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> Split:
-    """One split of a dataset, which gives `Examples`, a `Folder`, a map-style `torch.utils.data.Dataset`, or None for a
-    split that it does not have; "val" is cut off "train" where it has none.
+    """One split of a dataset; "val" is cut off "train" where it has none.
 
-    limit: only so many examples, drawn with `split_seed`. Raises DataError where there is no such split.
+    A dataset gives `Examples`, a `Folder`, a map-style `torch.utils.data.Dataset`, or None for a split that it does not
+    have. limit: only so many examples, drawn with `split_seed`; collate_fn: makes a batch of a Dataset's items, instead of
+    its own attribute `collate_fn` or PyTorch's. Raises DataError where there is no such split.
     """
-    own_val = make_split(dataset, "val") if split in ("train", "val") else None
-    examples = own_val if split == "val" and own_val is not None else None
-    examples = examples or make_split(dataset, "test" if split == "test" else "train")
+    own_val = make_split(dataset, "val", collate_fn) if split in ("train", "val") else None
+    examples = own_val
+    if split != "val" or own_val is None:
+        examples = make_split(dataset, "test" if split == "test" else "train", collate_fn)
     if examples is None:
         raise DataError(f"the dataset has no {split} split")
+    if len(examples) == 0:
+        raise DataError(f"the {split} split holds no examples")
     if split in ("train", "val") and own_val is None:
         training, validation = split_indices(examples.targets, val_fraction, split_seed, num=len(examples))
         examples = examples.subset(training if split == "train" else validation)
@@ -54,7 +64,7 @@ def load_split(
     return examples
 
 
-def make_split(dataset: Dataset, split: str) -> Split | None:
+def make_split(dataset: Dataset, split: str, collate_fn: Callable[[list[Any]], Any] | None = None) -> Split | None:
     """What a dataset gives for a split, checked; DataError, with the place in its code, where that fails."""
     try:
         made = dataset(split)
@@ -65,7 +75,7 @@ def make_split(dataset: Dataset, split: str) -> Split | None:
     if made is None or isinstance(made, Split):
         return made
     if isinstance(made, IterableDataset) or is_map_style(made):
-        return stream(made)
+        return stream(made, collate_fn)
     raise DataError(
         f"the {split} split of the data is a {type(made).__name__}; it is a model.examples.Examples(inputs, targets, "
         f"classes), a torch.utils.data.Dataset, or None where there is no such split"

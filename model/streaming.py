@@ -74,7 +74,7 @@ class StreamLoader:
         for (own, size), read in zip(batches, self._read(), strict=True):
             inputs, targets = (tree_map(self.batching.to_device, tree) for tree in read)
             wanted = self.batching.mixing.wanted(own)
-            pair = self.batching.finish(inputs, targets, wanted, self.batching.normalize)
+            pair = self.batching.finish(inputs, targets, wanted, wanted, self.batching.normalize)
             yield self.batching.transformed(Batch(*pair, size), own)
 
     def _read(self) -> Iterator[tuple[Tree, Tree]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         r"the val split .* cannot be made \(KeyError: 'label', in .*test_data_mistakes\.py, line",
     ),
     "no example": (lambda split: Examples(torch.zeros(0, 3), torch.zeros(0, 1)), "the test split holds no examples"),
+    "no training example": (
+        lambda split: Examples(torch.zeros(0, 3), torch.zeros(0).long(), "ab") if split == "train" else None,
+        "the train split holds no examples",
+    ),
+    "no validation example": (
+        lambda split: Examples(torch.zeros(3 * (split == "train"), 3), None),
+        "the val split holds no examples",
+    ),
     "no item": (lambda split: tensors(torch.zeros(0, 3)), "the test split holds no examples"),
     "iterable": (lambda split: Endless(), "Endless is an iterable dataset"),
     "three parts": (lambda split: tensors(*torch.zeros(3, 9, 2)), "an item of the dataset has 3 parts"),
@@ -81,7 +90,7 @@ class Ragged(Noisy):
 @pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_of_a_dataset_are_one_line(case: str) -> None:
     dataset, message = MISTAKES[case]
-    split = "test" if message.startswith("the test") else "train"
+    split = re.split(r"\W", message)[1] if message.endswith("holds no examples") else "train"
     with pytest.raises(DataError, match=message) as caught:
         epochs_of(load_split(dataset, split, val_fraction=0.2, split_seed=0), (1,))
     assert "\n" not in str(caught.value)
