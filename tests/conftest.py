@@ -21,6 +21,8 @@ import search_hyperparams
 import synthesize_results
 import train
 
+pytest_plugins = ["helpers.sweeps"]  # more fixtures
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests

@@ -21,8 +21,8 @@ import torch._dynamo
 import torch.multiprocessing
 import torch.utils.tensorboard
 from conftest import read_lines
+from helpers.processes import needs_proc
 from test_resume import outcome_of, same
-from test_sweep import needs_proc
 from test_train import compose
 from torch import nn
 

@@ -23,9 +23,9 @@ import torch
 import torch._dynamo
 import torch.utils.tensorboard
 from conftest import read_lines
+from helpers.processes import is_alive, needs_proc, wait_until
 from omegaconf import DictConfig
 from test_resume import SHORT, VARIANTS, Killed, kill_after, outcome_of, same
-from test_sweep import is_alive, needs_proc, wait_until
 from test_train import compose
 
 import train
