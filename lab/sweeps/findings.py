@@ -47,7 +47,7 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
     elsewhere = f"{directory.name} on {printable(str(best.user_attrs.get('owner', {}).get('host')))}"
     print(f"        {here(directory) if directory.is_dir() else elsewhere}")
     print(f"again   {hint('train.py')} {' '.join(map(shlex.quote, overrides))}")
-    print(f"        {hint('train.py')} experiment={cfg.name}_best")
+    print(f"        {hint('train.py')} {as_preset(cfg.name, overrides)}")
     for dimension in search.space:
         if dimension.key in best.params and (end := dimension.nears_edge(best.params[dimension.key])):
             print(
@@ -61,16 +61,26 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
 
 
 def best_preset(name: str, overrides: Sequence[str], cfg: DictConfig, value: str) -> str:
-    """The best trial as a file of conf/experiment/: its groups as defaults, its keys as values."""
-    typed = dict(override.split("=", 1) for override in overrides)
-    groups = [(key, option) for key, option in typed.items() if OmegaConf.is_dict(OmegaConf.select(cfg, key))]
-    keys = [o for o in overrides if o.partition("=")[0] not in dict(groups) and not o.startswith(("name=", "seed="))]
+    """The best trial as a file of conf/experiment/: its groups as defaults, its keys as values.
+
+    What was left out with `~` no file can leave out: it stays in the command.
+    """
+    typed = [override.lstrip("+").partition("=") for override in overrides if not override.startswith("~")]
+    groups = [(key, option) for key, _, option in typed if OmegaConf.is_dict(OmegaConf.select(cfg, key))]
+    keys = ["".join(one) for one in typed if one[0] not in dict(groups) and one[0] not in ("name", "seed")]
     values = OmegaConf.from_dotlist([f"name={name}_best", *keys])
     defaults = "".join(f"  - override /{group}: {option}\n" for group, option in groups)
     return (
-        f"# @package _global_\n# python train.py experiment={name}_best\n# Expect: {value}, as the best trial of the "
-        f"search {name}.\n" + ("defaults:\n" + defaults) * bool(groups) + "\n" + OmegaConf.to_yaml(values)
+        f"# @package _global_\n# python train.py {as_preset(name, overrides)}\n"
+        f"# Expect: {value}, as the best trial of the search {name}.\n"
+        + ("defaults:\n" + defaults) * bool(groups)
+        + f"\n{OmegaConf.to_yaml(values)}"
     )
+
+
+def as_preset(name: str, overrides: Sequence[str]) -> str:
+    """What to type for the best trial of a search by that name."""
+    return " ".join([f"experiment={name}_best", *(shlex.quote(one) for one in overrides if one.startswith("~"))])
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -102,11 +112,16 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
     by_key = {dimension.key: dimension for dimension in search.space}
     keys = list(ranked) or list(by_key)
     tried = {key: [trial for trial in done if key in trial.params] for key in keys}
-    slices = {key: ([t.params[key] for t in trials], [result_of(t) for t in trials]) for key, trials in tried.items()}
+    slices = {
+        key: ([t.params[key] for t in trials], [result_of(t) for t in trials])
+        for key, trials in tried.items()
+        if trials
+    }
     log = {key for key in keys if by_key[key].log}
-    figure = draw_slices({key: pair for key, pair in slices.items() if pair[0]}, search.monitor, log=log)
-    save_png(figure, search.folder / "slices.png")
-    pictures = ["slices.png"]
+    pictures = []
+    if slices:
+        save_png(draw_slices(slices, search.monitor, log=log), search.folder / "slices.png")
+        pictures.append("slices.png")
     numbers = [key for key in keys if not by_key[key].choices][:2]
     both = [trial for trial in done if all(key in trial.params for key in numbers)]
     if len(numbers) == 2 and len(both) >= 4:
@@ -114,4 +129,4 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
         figure = draw_contour(x, y, [result_of(trial) for trial in both], names=numbers, metric=search.monitor, log=log)
         save_png(figure, search.folder / "contour.png")
         pictures.append("contour.png")
-    print(f"written {', '.join(pictures)} and best.yaml in {here(search.folder)}")
+    print(f"written {', '.join([*pictures, 'best.yaml'])} in {here(search.folder)}")

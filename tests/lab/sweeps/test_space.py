@@ -87,6 +87,9 @@ def test_the_preset_holds_groups_as_defaults_and_keys_as_values() -> None:
     preset = OmegaConf.create(text)
     assert preset.defaults == [{"override /model": "cnn"}]
     assert (preset.name, preset.optimizer.lr, preset.trainer.epochs) == ("mine_best", 0.03, 2)
+    text = best_preset("mine", ["+model.trap=x", "~model.dropout", "seed=3"], cfg, "val/accuracy 0.9")
+    assert "# python train.py experiment=mine_best '~model.dropout'\n" in text
+    assert OmegaConf.create(text) == {"name": "mine_best", "model": {"trap": "x"}}
 
 
 def test_the_first_points_lie_in_all_parts_of_each_range() -> None:
