@@ -59,14 +59,14 @@ def main(cfg: DictConfig) -> None:
 
 def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
     """Trains what is left of a study to train, and shows how it is doing."""
+    from lab.sweeps.overview import Overview
     from lab.sweeps.pool import run_pool
-    from lab.sweeps.sweep import Overview
 
-    overview = Overview(total=search.cfg.search.n_trials, num_finished=0)
+    def num_ended() -> int:
+        return sum(trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False))
 
-    def count() -> None:
-        num_ended = sum(trial.state.is_finished() for trial in search.study.get_trials(deepcopy=False))
-        overview.num_finished = num_ended - search.num_told  # earlier, or by other processes
+    overview = Overview(total=search.cfg.search.n_trials, num_finished=num_ended(), n_jobs=n_jobs)
+    overview.best = search.best()
 
     def watch(running: list[Running]) -> None:
         search.watch(running)
@@ -74,13 +74,12 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
 
     def end(one: Ended) -> None:
         was_pruned = search.end(one) == "PRUNED"
-        count()
+        overview.num_finished = num_ended() - search.num_told  # earlier, or by other processes
         if was_pruned:
             overview.say(f"pruned  {one.job.label}")
         else:
             overview.end(one)
 
-    count()
     run_pool(
         search, n_jobs=n_jobs, gpus=gpus, preload=[start.__module__], on_start=overview.start, on_end=end, on_wait=watch
     )

@@ -23,7 +23,7 @@ import search_hyperparams
 import synthesize_results
 import train
 
-pytest_plugins = ["helpers.disturbed", "helpers.hostile"]  # more fixtures
+pytest_plugins = ["helpers.disturbed", "helpers.hostile", "helpers.sweeps"]  # more fixtures
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests' own commands listen
     signal.signal(signal.SIGINT, signal.default_int_handler)

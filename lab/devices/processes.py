@@ -29,6 +29,7 @@ from utils import PROJECT
 LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
 SECONDS_FOR_THE_REST = 5.0  # for threads and processes that a function has left behind when it returns
 forking = multiprocessing.get_context("forkserver")
+os.register_at_fork(after_in_child=forkserver._forkserver.__init__)  # type: ignore[misc]  # has none of its own
 
 
 @dataclass(frozen=True)

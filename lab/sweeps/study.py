@@ -143,6 +143,7 @@ def open_study(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Inconsistent parameter values")  # of a trial begun with another range
     with explained(url, OTHER_STORAGE):
         try:
             storage = open_storage(url)

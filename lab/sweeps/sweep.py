@@ -1,4 +1,4 @@
-"""A sweep: many jobs, of which those that have not finished run; shows how they are doing, and says what came out.
+"""A sweep: many jobs, of which those that have not finished run; says what came out.
 
 python train.py -m model=mlp,cnn optimizer.lr=1e-3,1e-2 seed=0,1,2 name=lr_study
 """
@@ -6,88 +6,16 @@ python train.py -m model=mlp,cnn optimizer.lr=1e-3,1e-2 seed=0,1,2 name=lr_study
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.runs.directory import is_of_other_code, what_is_left
-from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
+from lab.sweeps.overview import Overview
 from lab.sweeps.pool import Ended, Job, Running, run_pool
-from utils import UserError, here, nothing
-
-# ---------------------------------------------------------------------------------------------------------- what is seen
-
-
-class Overview:
-    """How a sweep is doing: on a terminal a few lines that are drawn again and again, elsewhere a line for each event."""
-
-    def __init__(self, *, total: int, num_finished: int) -> None:
-        self.total, self.num_finished = total, num_finished
-        self.num_done = self.num_failed = self.num_drawn = 0
-        self.started = time.monotonic()
-        self.is_live = sys.stdout.isatty()
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        self.erase()
-        print(line, flush=True)
-
-    def start(self, one: Running) -> None:
-        if not self.is_live:
-            self.say(f"start   {one.job.label}")
-
-    def end(self, one: Ended) -> None:
-        self.num_done += one.error is None
-        self.num_failed += one.error is not None
-        if one.error is not None:
-            self.say(f"failed  {one.job.label}: {one.error}")
-        elif not self.is_live:
-            self.say(f"done    {one.job.label}: {shown(one.best or {})} ({one.seconds:.1f} s, {self.count()})")
-
-    def count(self) -> str:
-        return f"{self.num_finished + self.num_done}/{self.total}"
-
-    def draw(self, running: Sequence[Running]) -> None:
-        """Draws the lines of a terminal: the numbers, then each running job with its latest epoch."""
-        if not self.is_live:
-            return
-        records = [last_record(one.job.directory) for one in running]
-        epochs = [one.job.cfg.trainer.epochs for one in running]
-        width, height = shutil.get_terminal_size()
-        lines = [f"{self.count()} done, {len(running)} running, {self.num_failed} failed{self.left(records, epochs)}"]
-        for one, record, num_epochs in zip(running, records, epochs, strict=True):
-            lines.append(f"  {one.job.label}  epoch {record.get('epoch', 0)}/{num_epochs}  {shown(record)}")
-        self.erase()
-        lines = [line[: width - 1] for line in lines[: height - 1]]
-        print("\n".join(lines), flush=True)
-        self.num_drawn = len(lines)
-
-    def left(self, records: Sequence[dict[str, Any]], epochs: Sequence[int]) -> str:
-        """The time that the rest takes if it goes on as it went; nothing before the first epoch's end."""
-        ended = self.num_done + self.num_failed
-        parts = sum(record.get("epoch", 0) / number for record, number in zip(records, epochs, strict=True))
-        if ended + parts == 0:
-            return ""
-        to_do = self.total - self.num_finished - ended - parts
-        seconds = round((time.monotonic() - self.started) / (ended + parts) * to_do)
-        return f", about {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
-
-    def erase(self) -> None:
-        if self.num_drawn:
-            print(f"\x1b[{self.num_drawn}F\x1b[J", end="", flush=True)
-        self.num_drawn = 0
-
-
-def shown(record: dict[str, Any]) -> str:
-    """The validation metrics of a record."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in record.items() if name.startswith("val/"))
-
-
-# ----------------------------------------------------------------------------------------------------------- the sweep
+from utils import UserError, here, hint, nothing
 
 
 def check_directories(jobs: Sequence[Job]) -> None:
@@ -120,7 +48,9 @@ def run_sweep(
 ) -> list[Ended]:
     """Runs the jobs that have not finished, and shows how they are doing; what came out of those."""
     missing = what_is_missing(jobs)
-    overview = Overview(total=len(jobs), num_finished=len(jobs) - len(missing))
+    overview = Overview(total=len(jobs), num_finished=len(jobs) - len(missing), n_jobs=n_jobs)
+    for job in jobs:
+        overview.note(job, job.best or {})
 
     def start(one: Running) -> None:
         overview.start(one)
@@ -159,6 +89,8 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
     print(f"{len(jobs)} jobs: {num_finished} were finished, {num_ran} ran, {len(failed)} failed")
     for one in failed:
         print(f"  {one.job.label}: {one.error}\n    {here(one.job.directory / 'train.log')}")
+    folders = dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs)
+    print("next    " + "\n        ".join(f"{hint('synthesize_results.py')} root={here(folder)}" for folder in folders))
 
 
 def print_tables(jobs: Sequence[Job]) -> None:

@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from lab.config.command import typed_overrides
 from lab.devices.processes import tell
 from lab.sweeps.launcher import job_of, label_of
+from lab.sweeps.overview import judged_by, shorten, shown
 from lab.sweeps.pool import last_written, record_failure
-from lab.sweeps.sweep import shown
 from utils import Unmet, UserError, read_json
 
 
@@ -47,7 +47,7 @@ class Task:
         job = job_of(cfg, label_of(typed_overrides(), self.swept))
         if job.best is not None:  # since the sweep was launched, for another of its kind
             return job.best
-        print(f"start   {job.label}", flush=True)
+        print(f"start   {shorten(job.label)}", flush=True)
         started, since = time.monotonic(), last_written(job.directory)
         try:
             best = self.train(cfg, job.directory)
@@ -59,7 +59,8 @@ class Task:
             if not self.has_company:
                 raise
             raise Unmet("interrupted") from None
-        print(f"done    {job.label}: {shown(best)} ({time.monotonic() - started:.1f} s)", flush=True)
+        numbers = shown(best, first=judged_by(job.directory)[0])
+        print(f"done    {numbers}  {time.monotonic() - started:.1f} s  {shorten(job.label)}", flush=True)
         return best
 
     def train(self, cfg: DictConfig, directory: Path) -> dict[str, float]:

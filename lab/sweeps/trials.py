@@ -169,6 +169,15 @@ class Search:
         is_gone = is_here or time.time() - theirs["alive"] > SECONDS_ALIVE
         return is_gone and self.recorded(frozen.number).state == frozen.state  # it may have ended since we read of it
 
+    def best(self) -> tuple[str, float, str] | None:
+        """(the monitored metric, its best value so far, the trial that has it), if one has been completed."""
+        from optuna.trial import TrialState
+
+        if not self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+            return None
+        best = self.study.best_trial
+        return self.monitor, best.value or 0.0, f"trial {best.number}"
+
     def is_whole_grid(self, trials: Sequence[optuna.trial.FrozenTrial]) -> bool:
         """Whether a grid search has asked for every point of its grid."""
         size = math.prod(len(one.grid()) for one in self.space) if self.cfg.search.sampler == "grid" else math.inf

@@ -62,13 +62,22 @@ def processes_in(session: int) -> list[int]:
 
 
 def started_by(pid: int) -> list[int]:
-    """The processes that a process has started to work for it."""
+    """The processes that a process has had forked to work for it."""
+    return [one for server in children_of(pid) if "forkserver" in command_of(server) for one in children_of(server)]
+
+
+def children_of(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            found += [int(path.parent.name)] * (parent == pid and "spawn_main" in (path.parent / "cmdline").read_text())
+            found += [int(path.parent.name)] * (path.read_text().rpartition(")")[2].split()[1] == str(pid))
     return found
+
+
+def command_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 class Torn:

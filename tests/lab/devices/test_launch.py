@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import is_alive, needs_proc, wait_until
+from helpers.processes import is_alive, needs_proc, started_by, wait_until
 
 from lab.devices import launch
 from lab.devices.launch import Lost, run_in_processes
@@ -83,25 +82,6 @@ def test_processes_end_with_the_one_that_launched_them() -> None:
         started = started_by(process.pid)
         process.kill()
     wait_until(lambda: not any(map(is_alive, started)), seconds=20)
-
-
-def started_by(pid: int) -> list[int]:
-    """The processes that a process has had forked to work for it."""
-    return [one for server in children_of(pid) if "forkserver" in command_of(server) for one in children_of(server)]
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            found += [int(path.parent.name)] * (path.read_text().rpartition(")")[2].split()[1] == str(pid))
-    return found
-
-
-def command_of(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    return ""
 
 
 @pytest.mark.parametrize("seconds", [None, 0.0, 0.7], ids=["training", "started", "starting"])

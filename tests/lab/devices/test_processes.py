@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import is_alive, needs_proc, wait_until
+from helpers.processes import is_alive, needs_proc, wait_until
 
 from lab.devices import processes
 from lab.devices.processes import Child, Outcome

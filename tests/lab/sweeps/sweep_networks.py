@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +25,10 @@ class Slow(MLP):
 
 
 class Trapped(nn.Module):
-    """A network that comes to harm while the file `trap` is there: when it is made, or at its 10th training step."""
+    """A network that comes to harm while the file `trap` is there: when it is made, or at its 10th training step.
+
+    "kill" ends the process that says what comes of the run, where several train together.
+    """
 
     def __init__(self, spec, *, trap: str, harm: str = "none") -> None:
         super().__init__()
@@ -36,6 +42,14 @@ class Trapped(nn.Module):
         if self.num_steps >= 10 and self.trap.exists():
             if self.harm == "raise":
                 raise ZeroDivisionError("this network divides by zero")
-            if self.harm == "kill":
+            if self.harm == "kill" and os.environ.get("RANK", "0") == "0":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.harm == "exit":
+                sys.exit("this network has enough")
+            if self.harm == "interrupt":
+                raise KeyboardInterrupt
+            if self.harm == "diverge":
+                return self.mlp(x) * math.nan
+            if self.harm == "thread" and self.num_steps == 10:
+                threading.Thread(target=time.sleep, args=(600,)).start()
         return self.mlp(x)
