@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 import torch
 from helpers.commands import Outcome, read_lines  # noqa: F401
-from helpers.reading_once import parse_each_text_once
+from helpers.reading_once import copy_notes_plainly, parse_each_text_once
 from helpers.warm import Warm
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -30,6 +30,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a 
 torch.set_num_threads(1)  # tiny networks: threads would only wait for each other, and for other tests
 os.fsync = lambda descriptor: None  # nothing waits for the disk: what the kernel has survives the death of a process
 parse_each_text_once()
+copy_notes_plainly()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,14 +1,16 @@
-"""Hydra composes as it does, but what it reads again and again is parsed once: a quarter of the time of a command."""
+"""Hydra composes as it does, but parses no text twice and copies plainly: a third of the time of a command."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import sys
+from collections import defaultdict
 from typing import Any
 
 import omegaconf.grammar_parser
 import yaml
+from omegaconf.base import Metadata
 
 
 def parse_each_text_once() -> None:
@@ -28,3 +30,16 @@ def parse_each_text_once() -> None:
     for module in [module for name, module in sys.modules.items() if name.startswith("omegaconf")]:
         if getattr(module, "parse", None) is parse:
             vars(module)["parse"] = parse_once
+
+
+def copy_notes_plainly() -> None:
+    """OmegaConf's notes on each of its nodes are types and plain values, and are copied without looking for more."""
+
+    def copied(self: Metadata, memo: dict[int, Any]) -> Metadata:
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        new.flags = None if self.flags is None else dict(self.flags)
+        new.resolver_cache = copy.deepcopy(self.resolver_cache, memo) if self.resolver_cache else defaultdict(dict)
+        return new
+
+    Metadata.__deepcopy__ = copied  # type: ignore[attr-defined]
