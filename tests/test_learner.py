@@ -7,20 +7,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lab.config.schedule import Schedule
-from torch import nn
+from torch import Tensor, nn
 
+from lab.devices.device import Computing
 from lab.devices.distributed import ALONE
-from model.net import LOSSES, MLP, DataSpec
+from model.batching import Batch
+from model.losses import Loss, cross_entropy, sum_of_squares
+from model.net import MLP, DataSpec
+from model.schedule import Schedule
 from train import Learner
 
 SPEC = DataSpec((5,), 3, "classification", classes=("a", "b", "c"))
 
 
-def make_learner(model: nn.Module, loss: str = "cross_entropy", *, lr: float = 0.5, **options: Any) -> Learner:
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    schedule = Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), "epoch")
-    return Learner(model, LOSSES[loss], optimizer, schedule, world=ALONE, **options)
+def make_learner(
+    model: nn.Module, loss: Loss = cross_entropy, *, lr: float = 0.5, precision: str = "fp32", **options: Any
+) -> Learner:
+    return Learner(
+        model,
+        loss,
+        lambda network: torch.optim.SGD(network.parameters(), lr=lr),
+        lambda optimizer: Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), "epoch"),
+        world=ALONE,
+        computing=Computing(precision, num_threads=1, compiled=False),
+        **options,
+    )
+
+
+def batch_of(x: Any, y: Any) -> Batch:
+    inputs, targets = torch.as_tensor(x), torch.as_tensor(y)
+    return Batch(inputs, targets, len(inputs))
 
 
 def test_a_step_is_the_formula_of_gradient_descent() -> None:
@@ -31,7 +47,7 @@ def test_a_step_is_the_formula_of_gradient_descent() -> None:
     generator = np.random.default_rng(0)
     for _ in range(3):
         x, y = generator.normal(size=(7, 5)), generator.integers(0, 3, 7)
-        losses, outputs = learner.step(torch.from_numpy(x), torch.from_numpy(y))
+        losses, outputs = learner.step(batch_of(x, y))
 
         hidden = np.tanh(x @ w1.T + b1)
         logits = hidden @ w2.T + b2
@@ -50,16 +66,16 @@ def test_the_sum_of_squares_takes_the_gradient_of_the_sum() -> None:
     model = MLP(DataSpec((5,), 2, "regression"), hidden_sizes=[]).double()
     (weight, bias), generator = (p.detach().numpy().copy() for p in model.parameters()), np.random.default_rng(0)
     x, y = generator.normal(size=(6, 5)), generator.normal(size=(6, 2))
-    make_learner(model, "sum_of_squares", lr=0.01).step(torch.from_numpy(x), torch.from_numpy(y))
+    make_learner(model, sum_of_squares, lr=0.01).step(batch_of(x, y))
     error = x @ weight.T + bias - y
     np.testing.assert_allclose(model.fc1.weight.detach(), weight - 0.01 * 2 * error.T @ x, rtol=1e-10)
     np.testing.assert_allclose(model.fc1.bias.detach(), bias - 0.01 * 2 * error.sum(axis=0), rtol=1e-10)
 
 
-def step_vector(model: nn.Module, learner: Learner, scale: float) -> torch.Tensor:
+def step_vector(model: nn.Module, learner: Learner, scale: float) -> Tensor:
     before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
     generator = torch.Generator().manual_seed(0)
-    learner.step(torch.randn(8, 5, generator=generator) * scale, torch.arange(8) % 3)
+    learner.step(batch_of(torch.randn(8, 5, generator=generator) * scale, torch.arange(8) % 3))
     return nn.utils.parameters_to_vector(model.parameters()).detach() - before
 
 
@@ -91,8 +107,8 @@ def test_half_precision_follows_full_precision(precision: str) -> None:
     half, full = make_learner(model, lr=0.1, precision=precision), make_learner(reference, lr=0.1)
     x, y = torch.randn(16, 5), torch.arange(16) % 3
     for _ in range(20):
-        half_losses, outputs = half.step(x, y)
-        full_losses, _ = full.step(x, y)
+        half_losses, outputs = half.step(batch_of(x, y))
+        full_losses, _ = full.step(batch_of(x, y))
         assert outputs.dtype == half_losses.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert half_losses.mean().item() == pytest.approx(full_losses.mean().item(), rel=0.05)

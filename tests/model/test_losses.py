@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from helpers.commands import Outcome
+from torch import Tensor, nn
 
-from evaluate import predict
-from model.net import (
-    LOSSES,
-    MLP,
-    DataSpec,
-    TaskError,
-    choose_loss,
+from evaluate import Objective, predict
+from model.batching import Batch
+from model.losses import (
+    Loss,
+    check_loss,
+    cross_entropy,
+    default_loss,
+    nll,
+    nll_of_probabilities,
+    squared_error,
+    sum_of_squares,
 )
+from model.net import MLP, DataSpec, TaskError
 
 
 def classification_batch(num: int = 50, classes: int = 6) -> tuple[Tensor, Tensor]:
@@ -34,12 +41,12 @@ def regression_batch(num: int = 50, outputs: int = 3) -> tuple[Tensor, Tensor]:
 def test_classification_losses_are_torchs() -> None:
     logits, targets = classification_batch()
     expected = F.cross_entropy(logits, targets, reduction="none")
-    for name, outputs in [
-        ("cross_entropy", logits),
-        ("nll", logits.log_softmax(dim=1)),
-        ("nll_of_probabilities", logits.softmax(dim=1)),
+    for loss, outputs in [
+        (cross_entropy, logits),
+        (nll, logits.log_softmax(dim=1)),
+        (nll_of_probabilities, logits.softmax(dim=1)),
     ]:
-        values = LOSSES[name].values(outputs, targets)
+        values = loss(outputs, targets)
         assert values.shape == (50,)
         torch.testing.assert_close(values, expected)
         torch.testing.assert_close(values.mean(), F.cross_entropy(logits, targets))
@@ -47,16 +54,16 @@ def test_classification_losses_are_torchs() -> None:
 
 def test_regression_losses_are_torchs() -> None:
     outputs, targets = regression_batch()
-    mse, total = LOSSES["mse"], LOSSES["sum_of_squares"]
-    assert mse.values(outputs, targets).shape == total.values(outputs, targets).shape == (50,)
-    torch.testing.assert_close(mse.values(outputs, targets).mean(), F.mse_loss(outputs, targets))
-    torch.testing.assert_close(total.values(outputs, targets).sum(), F.mse_loss(outputs, targets, reduction="sum"))
-    torch.testing.assert_close(total.values(outputs, targets), 3 * mse.values(outputs, targets))
+    mse, total = squared_error(outputs, targets), sum_of_squares(outputs, targets)
+    assert mse.shape == total.shape == (50,)
+    torch.testing.assert_close(mse.mean(), F.mse_loss(outputs, targets))
+    torch.testing.assert_close(total.sum(), F.mse_loss(outputs, targets, reduction="sum"))
+    torch.testing.assert_close(total, 3 * mse)
 
 
 def test_a_probability_of_zero_has_a_finite_loss() -> None:
     probabilities = torch.tensor([[1.0, 0.0], [0.5, 0.5]], requires_grad=True)
-    values = LOSSES["nll_of_probabilities"].values(probabilities, torch.tensor([1, 1]))
+    values = nll_of_probabilities(probabilities, torch.tensor([1, 1]))
     assert torch.isfinite(values).all()
     assert values[0] > 80
     torch.testing.assert_close(values[1], torch.tensor(math.log(2)))
@@ -64,6 +71,13 @@ def test_a_probability_of_zero_has_a_finite_loss() -> None:
     assert torch.isfinite(probabilities.grad).all()
 
 
+OURS: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "nll": nll,
+    "nll_of_probabilities": nll_of_probabilities,
+    "mse": squared_error,
+    "sum_of_squares": sum_of_squares,
+}
 CHOICES = {
     ("classification", "logits"): ("cross_entropy", {"cross_entropy"}),
     ("classification", "log_softmax"): ("nll", {"nll"}),
@@ -72,25 +86,39 @@ CHOICES = {
 }
 
 
+def network_that_gives(output: str) -> nn.Module:
+    network = nn.Linear(4, 3)
+    network.output = output  # type: ignore[assignment]
+    return network
+
+
 @pytest.mark.parametrize(("task", "output"), CHOICES)
-def test_choose_loss(task: str, output: str) -> None:
+def test_a_loss_fits_the_task_and_the_last_layer(task: str, output: str) -> None:
     automatic, fitting = CHOICES[task, output]
-    spec = DataSpec((4,), 3, task)
-    assert choose_loss("auto", spec, output) is LOSSES[automatic]
-    for name in [*LOSSES, "crossentropy", ""]:
+    spec, network = DataSpec((4,), 3, task), network_that_gives(output)
+    assert default_loss(spec, network) is OURS[automatic]
+    for name, loss in OURS.items():
         if name in fitting:
-            assert choose_loss(name, spec, output) is LOSSES[name]
+            check_loss(loss, spec, network)
         else:
-            with pytest.raises(TaskError, match=automatic):
-                choose_loss(name, spec, output)
+            with pytest.raises(TaskError, match=f"{name} does not fit.* choose {automatic}"):
+                check_loss(loss, spec, network)
+
+
+@pytest.mark.parametrize("name", ["crossentropy", ""])
+def test_a_loss_that_there_is_not_is_answered_with_those_that_there_are(
+    try_train: Callable[..., Outcome], name: str
+) -> None:
+    outcome = try_train("data=digits", f"loss={name}")
+    assert outcome.code == 2
+    assert all(known in outcome.err for known in OURS)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_are_computed_in_full_precision(precision: str) -> None:
     spec = DataSpec((13,), 3, "classification", classes=("a", "b", "c"))
-    ((outputs, _),) = predict(
-        MLP(spec),
-        [(torch.randn(3, 13), torch.zeros(3))],
-        precision,
-    )
-    assert outputs.dtype == torch.float32
+    objective = Objective(MLP(spec), cross_entropy, torch.device("cpu"), precision)
+    batch = Batch(torch.randn(3, 13), torch.zeros(3, dtype=torch.int64), 3)
+    ((losses, outputs, targets),) = predict(objective, [batch])
+    assert losses.dtype == outputs.dtype == torch.float32
+    torch.testing.assert_close(losses, F.cross_entropy(outputs, targets, reduction="none"))

@@ -11,14 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evaluate import FOLD_AT, measure
-from lab.runs.meter import Means
-from model.net import (
-    LOSSES,
-    METRICS,
-    higher_is_better,
-    metrics_for,
-)
+from evaluate import measure
+from lab.runs.meter import FOLD_AT, Meter
+from lab.runs.progress import Progress
+from model.losses import Loss, cross_entropy, squared_error
+from model.metrics import DEFAULTS, default_metrics
+from model.net import DataSpec
 
 
 def classification_batch(num: int = 50, classes: int = 6) -> tuple[Tensor, Tensor]:
@@ -33,8 +31,13 @@ def regression_batch(num: int = 50, outputs: int = 3) -> tuple[Tensor, Tensor]:
     return values * 2 + noise + 4, values * 2 + 3
 
 
-def ragged(outputs: Tensor, targets: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(outputs.split(sizes), targets.split(sizes), strict=True))
+CLASSIFICATION = default_metrics(DataSpec((13,), 6, "classification"))
+REGRESSION = default_metrics(DataSpec((13,), 3, "regression"))
+
+
+def ragged(loss: Loss, outputs: Tensor, targets: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    parts = zip(outputs.split(sizes), targets.split(sizes), strict=True)
+    return [(loss(some, labels), some, labels) for some, labels in parts]
 
 
 SPLITS = [[50], [1] * 50, [7, 40, 3], [49, 1]]
@@ -43,7 +46,7 @@ SPLITS = [[50], [1] * 50, [7, 40, 3], [49, 1]]
 @pytest.mark.parametrize("sizes", SPLITS, ids=lambda sizes: f"{len(sizes)} batches")
 def test_classification_metrics_are_scikit_learns(sizes: list[int]) -> None:
     logits, targets = classification_batch()
-    result = measure(ragged(logits, targets, sizes), LOSSES["cross_entropy"], metrics_for("classification"))
+    result = measure(ragged(cross_entropy, logits, targets, sizes), CLASSIFICATION)
     predicted = logits.numpy().argmax(axis=1)
     assert set(result) == {"loss", "accuracy"}
     assert result["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(targets, predicted), rel=1e-12)
@@ -55,7 +58,7 @@ def test_classification_metrics_are_scikit_learns(sizes: list[int]) -> None:
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_regression_metrics_are_scikit_learns(sizes: list[int], num_outputs: int) -> None:
     outputs, targets = regression_batch(outputs=num_outputs)
-    result = measure(ragged(outputs, targets, sizes), LOSSES["mse"], metrics_for("regression"))
+    result = measure(ragged(squared_error, outputs, targets, sizes), REGRESSION)
     assert set(result) == {"loss", "rmse", "r2"}
     assert result["rmse"] == pytest.approx(math.sqrt(sklearn.metrics.mean_squared_error(targets, outputs)), rel=1e-9)
     r2 = sklearn.metrics.r2_score(targets, outputs, multioutput="variance_weighted")
@@ -68,14 +71,14 @@ def test_r2_of_targets_far_from_zero_is_exact(mean: float, deviation: float) -> 
     generator = torch.Generator().manual_seed(3)
     targets = mean + deviation * torch.randn(500, 1, generator=generator)
     outputs = targets + 0.3 * deviation * torch.randn(500, 1, generator=generator)
-    result = measure([(outputs, targets)], LOSSES["mse"], metrics_for("regression"))
+    result = measure([(squared_error(outputs, targets), outputs, targets)], REGRESSION)
     expected = sklearn.metrics.r2_score(targets.double(), outputs.double())
     assert result["r2"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_r2_of_constant_targets_is_no_number() -> None:
     targets = torch.full((8, 1), 2.0)
-    result = measure([(targets + 1, targets)], LOSSES["mse"], metrics_for("regression"))
+    result = measure([(squared_error(targets + 1, targets), targets + 1, targets)], REGRESSION)
     assert math.isnan(result["r2"])
 
 
@@ -85,21 +88,30 @@ def test_means_over_many_examples_are_exact() -> None:
     generator = torch.Generator().manual_seed(4)
     logits = torch.randn(num, 5, generator=generator) * torch.logspace(-3, 3, num).unsqueeze(1)
     targets = torch.randint(5, (num,), generator=generator)
-    means = Means(LOSSES["cross_entropy"], metrics_for("classification"))
+    meter = Meter(CLASSIFICATION)
     for batch, labels in zip(logits.split(333), targets.split(333), strict=True):
-        means.add(LOSSES["cross_entropy"].values(batch, labels), batch, labels)
-    result = means.result()
+        meter.add(cross_entropy(batch, labels), batch, labels)
+    result = meter.result()
     values = F.cross_entropy(logits, targets, reduction="none").numpy().astype(np.float64)
     assert result["loss"] == pytest.approx(math.fsum(values) / num, rel=1e-12)
     assert result["accuracy"] == (logits.numpy().argmax(axis=1) == targets.numpy()).sum() / num
-    assert means.result() == result  # reading does not change it
+    assert meter.result() == result  # reading does not change it
 
 
-def test_directions() -> None:
-    assert higher_is_better("val/accuracy")
-    assert higher_is_better("test/accuracy")
-    assert higher_is_better("val/r2")
-    assert not higher_is_better("val/loss")
-    assert not higher_is_better("train/loss")
-    assert not higher_is_better("val/rmse")
-    assert {name for task in ("classification", "regression") for name in metrics_for(task)} == METRICS.keys()
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("classification", {"loss": False, "accuracy": True}),
+        ("regression", {"loss": False, "rmse": False, "r2": True}),
+        ("custom", {"loss": False}),
+    ],
+)
+def test_directions(task: str, expected: dict[str, bool]) -> None:
+    metrics = default_metrics(DataSpec((13,), 3, task))
+    for name, is_higher in expected.items():
+        assert Progress.judged_by(f"val/{name}", metrics).seeks_higher == is_higher
+    assert Progress.judged_by(None, metrics).summary()["higher_is_better"] == expected
+
+
+def test_each_task_with_metrics_of_its_own_has_its_directions_tested() -> None:
+    assert DEFAULTS.keys() == {"classification", "regression"}
