@@ -45,6 +45,7 @@ class Loader(Protocol):
 
     num_examples: int  # in an epoch, in all processes together
     batch_size: int  # of all processes together; the last batch may be smaller
+    device: torch.device
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Batch]: ...

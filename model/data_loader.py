@@ -46,6 +46,7 @@ class TensorLoader:
             self.inputs, self.normalize = batching.normalize(self.inputs), unchanged
         self.batching, self.num_stored, self.epoch, self.start = batching, len(examples), 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
+        self.device = batching.device
 
     def __len__(self) -> int:
         return math.ceil(self.num_examples / self.batching.batch_size)
@@ -105,6 +106,7 @@ class MappedLoader(TensorLoader):
         self.targets = examples.targets.to(self.stored_on)
         self.batching, self.num_stored, self.epoch, self.start = batching, len(examples), 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
+        self.device = batching.device
 
     def gather(self, indices: Tensor) -> Tensor:
         return self.inputs.index_select(0, self.rows[indices.cpu()]).to(self.stored_on)

@@ -44,6 +44,7 @@ class StreamLoader:
     def __init__(self, examples: Folder | Streamed, batching: Batching, *, num_workers: int) -> None:
         self.examples, self.batching, self.epoch, self.start = examples, batching, 0, 0
         self.num_examples, self.batch_size = batching.examples_per_epoch(len(examples)), batching.batch_size
+        self.device = batching.device
         self.dataloader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             Reader(examples, batching.seed, batching.transform),  # type: ignore[arg-type]
             batch_sampler=_Upcoming(self),  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from lab.runs.progress import Progress
 from lab.runs.run import Run
 from model.augment import Normalize
 from model.net import class_probabilities, is_image, output_of
-from utils import writing
+from utils import UserError, writing
 
 NUM_SAMPLES = 12  # validation images whose predictions are shown in TensorBoard
 
@@ -28,11 +28,15 @@ class Pictures:
     """The pictures of a run, and what is kept for them: the part of a checkpoint that becomes a GIF.
 
     images: sample predictions for TensorBoard, learning curves and first filters. animate: what a probe sees of the network
-    before training and after each epoch. model: the network; None where no process has the whole of it. What cannot be
-    drawn is left out, with a line that says why: no picture ends a run.
+    before training and after each epoch. model: the network; None where no process has the whole of it, then UserError for
+    animate. What cannot be drawn is left out, with a line that says why: no picture ends a run.
     """
 
     def __init__(self, model: nn.Module | None, data: Any, *, images: bool, animate: bool) -> None:
+        if animate and model is None:
+            raise UserError(
+                "trainer.animate=true looks into a whole network, and trainer.parallel=fsdp has none; set but one"
+            )
         self.model, self.data, self.images = model, data, images
         self.kind, self.probe, self.fixed = choose_probe(data) if animate else ("", None, {})
         self.taken: list[dict[str, Any]] = []

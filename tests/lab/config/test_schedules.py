@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import CONF, compose, read_lines
-from lab.config.schedule import build_schedule
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from lab.config.builders import build_schedule
 from lab.config.targets import build
 
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -52,7 +52,7 @@ def test_every_optimizer_goes_with_every_schedule(optimizer: str, scheduler: str
     cfg = compose(f"optimizer={optimizer}", f"scheduler={scheduler}", "trainer.epochs=3")
     model = nn.Linear(2, 2)
     built = build("optimizer", cfg.optimizer, model.parameters())
-    schedule = build_schedule(cfg, built, num_steps_per_epoch=4, monitor="val/accuracy")
+    schedule = build_schedule(cfg, built, num_steps_per_epoch=4, higher=True)
     for _ in range(3):
         for _ in range(4):
             model(torch.ones(1, 2)).sum().backward()
@@ -140,5 +140,5 @@ def test_a_plateau_lowers_the_rate(
 def test_plain_sgd_stays_plain_under_a_cycle() -> None:
     cfg = compose("optimizer=sgd", "scheduler=onecycle")
     optimizer = build("optimizer", cfg.optimizer, nn.Linear(2, 2).parameters())
-    build_schedule(cfg, optimizer, num_steps_per_epoch=4, monitor="val/accuracy")
+    build_schedule(cfg, optimizer, num_steps_per_epoch=4, higher=True)
     assert optimizer.param_groups[0]["momentum"] == 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,17 @@ from helpers.runs import (
     outcome_of,
     whole_run,
 )
-from lab.config.schedule import Schedule
 
 import train
-from lab.plots import pictures
+from lab.plots.pictures import Pictures
+from lab.runs import meter
 from lab.runs.checkpoint import load_tensors
 from lab.runs.loading import load_config
 from lab.runs.logger import RunLogger
-from lab.runs.meter import Means
-from lab.runs.progress import Measured, Progress
+from lab.runs.progress import Progress, TrainingMeter
+from model.batching import Batch
 from model.net import MLP, DataSpec
+from model.schedule import Schedule
 from utils import RandomState
 
 
@@ -49,11 +49,57 @@ class Moody(MLP):
         self.num_steps += int(self.training and torch.is_grad_enabled())
         noise = (random.random() + np.random.random()) * self.training
         sign = 1 if self.num_steps <= 2 * STEPS_PER_EPOCH else -1
-        return super().forward(x + noise) * sign
+        outputs = super().forward(x + noise) * sign
+        if self.num_steps == 3 and outputs.requires_grad:  # a step of fp16 that is skipped
+            outputs.register_hook(lambda gradient: gradient * torch.inf)
+        return outputs
+
+
+class Forgetful(train.Learner):
+    """A learner that lets each weight shrink, more from step to step."""
+
+    num_steps = 0
+
+    def step(self, batch: Batch) -> tuple[Any, Any]:
+        self.num_steps += 1
+        with torch.no_grad():
+            for weight in self.weights:
+                weight.mul_(1 - 1e-4 * self.num_steps)
+        return super().step(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_steps": self.num_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num_steps = state["num_steps"]
+
+
+class Seen:
+    """A metric with a state: how many examples there were since it was reset, in hundreds."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def update(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        self.hundreds += len(outputs) / 100
+
+    def compute(self) -> float:
+        return self.hundreds
+
+    def reset(self) -> None:
+        self.hundreds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"hundreds": self.hundreds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.hundreds = state["hundreds"]
 
 
 MOODY = ["model._target_=test_every_part.Moody", *NO_OPTIONS, "optimizer.lr=0.01", "scheduler=cosine"]
-MOODY += ["trainer.precision=fp16", "trainer.animate=true"]
+MOODY += ["trainer.precision=fp16", "trainer.animate=true", "trainer.log_every=19"]
+MOODY += ["learner._target_=test_every_part.Forgetful", "metrics=classification"]
+MOODY += ["+metrics.seen._target_=test_every_part.Seen", "+metrics.seen.higher_is_better=true"]
 
 
 def never(*_: Any, **__: Any) -> Any:
@@ -62,9 +108,9 @@ def never(*_: Any, **__: Any) -> Any:
 
 # How a run of 4 epochs ends: what it is told about checkpoints, and what kills it.
 ENDS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
-    "in epoch 4": ("17", lambda patch: kill_after(19, patch)),  # logs step 18 after its checkpoint
+    "in epoch 4": ("18", lambda patch: kill_after(19, patch)),  # logs step 19 after its checkpoint
     "before it measures epoch 1": ("5", lambda patch: patch.setattr(train, "validate", never)),
-    "before its last words": ("17", lambda patch: patch.setattr(train, "check_outcome", never)),
+    "before its last words": ("18", lambda patch: patch.setattr(train, "check_outcome", never)),
 }
 # What is left out of the state that is restored -> what restores it.
 PARTS: dict[str, type] = {
@@ -72,19 +118,31 @@ PARTS: dict[str, type] = {
     "optimizer": torch.optim.Optimizer,
     "schedule": Schedule,
     "scaler": torch.amp.GradScaler,
-    "snapshots": pictures.Snapshots,
+    "learner": Forgetful,
+    "snapshots": Pictures,
     "log": RunLogger,
-    "measured": Measured,
-    "measured.means": Means,
-    "measured.recent": Measured,
-    "measured.sizes": Measured,
+    "meter": TrainingMeter,
+    "meter.waiting": TrainingMeter,
+    "meter.sums": TrainingMeter,
+    "meter.num_folded": TrainingMeter,
+    "meter.stateful": TrainingMeter,
+    "meter.recent": TrainingMeter,
+    "meter.sizes": TrainingMeter,
     "random": RandomState,
     "random.python": RandomState,
     "random.numpy": RandomState,
     "random.torch": RandomState,
-    **{f"progress.{field.name}": Progress for field in dataclasses.fields(Progress)},
+    **{f"progress.{name}": Progress for name in Progress().state_dict()},
 }
 END_OF = {"progress.learning_rate": "before it measures epoch 1", "progress.final": "before its last words"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _adds_up_two_batches_at_once() -> Iterator[None]:
+    """In the checkpoint after step 18 two batches of its epoch are added up, and one waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "FOLD_AT", 1000)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +170,7 @@ def restored_without(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load, (_, _, field) = PARTS[part].load_state_dict, part.partition(".")
 
     def load_rest(self: Any, state: dict[str, Any], *rest: Any) -> Any:
-        if field and part != "measured.means":
+        if field:
             return load(self, state | {field: self.state_dict()[field]}, *rest)
         return None
 
@@ -147,6 +205,6 @@ def test_a_part_that_is_not_restored_is_missed(
 
 def test_every_part_of_a_checkpoint_was_left_out(moody: Callable[..., Any]) -> None:
     state = load_tensors(moody("in epoch 4")[0] / "last.pt")
-    saved = state.keys() - {"format", "spec", "configuration", "processes"} | state["processes"]["states"][0].keys()
+    saved = state.keys() - {"format", "spec", "configuration", "ranks"} | state["ranks"][0].keys()
     assert saved == {part.partition(".")[0] for part in PARTS}
     assert state["progress"].keys() == {part.partition(".")[2] for part in PARTS if "progress" in part}

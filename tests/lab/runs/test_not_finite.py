@@ -19,7 +19,7 @@ from helpers.runs import (
 from torch import nn
 
 from lab.runs.checkpoint import load_tensors
-from lab.runs.progress import Measured
+from lab.runs.progress import TrainingMeter
 from lab.runs.run import Run
 from model.net import MLP, DataSpec
 
@@ -85,13 +85,13 @@ def test_a_gradient_that_is_not_finite_ends_a_run_before_it_is_kept(
 def test_a_loss_that_is_not_finite_becomes_no_checkpoint(
     try_short: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, calls = Measured.add, []
+    add_step, calls = TrainingMeter.add_step, []
 
-    def spoiled(self: Measured, losses: torch.Tensor, *rest: Any, **keywords: Any) -> None:
+    def spoiled(self: TrainingMeter, losses: torch.Tensor, *rest: Any, **keywords: Any) -> None:
         calls.append(1)
-        add(self, losses * (float("nan") if len(calls) == 7 else 1), *rest, **keywords)
+        add_step(self, losses * (float("nan") if len(calls) == 7 else 1), *rest, **keywords)
 
-    monkeypatch.setattr(Measured, "add", spoiled)
+    monkeypatch.setattr(TrainingMeter, "add_step", spoiled)
     outcome = try_short("trainer.checkpoint_every=1", "trainer.log_every=50")
     assert_one_line(Outcome(outcome.code, "", outcome.err), f"the loss is nan at {STEP_7}", code=1)
     assert load_tensors(only_run(tmp_path) / "last.pt")["progress"]["step"] == 6
