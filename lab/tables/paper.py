@@ -29,7 +29,9 @@ def to_paper(summary: Summary) -> str:
         "Computing": machines(summary),
         "Code": code(summary),
     }
-    texts = [f"## {title}\n\n{escape_markdown(printable(' '.join(lines)))}\n" for title, lines in sections.items() if lines]
+    texts = [
+        f"## {title}\n\n{escape_markdown(printable(' '.join(lines)))}\n" for title, lines in sections.items() if lines
+    ]
     title = escape_markdown(printable(summary.root.absolute().name))
     return "\n".join([f"# For the paper: {title}\n", *texts])
 
