@@ -86,10 +86,10 @@ def test_what_is_much_worse_is_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("k", "least"), [(2, 0.62), (5, 0.62), (10, 0.64), (20, 0.62)])
+@pytest.mark.parametrize(("k", "least"), [(2, 0.63), (5, 0.64), (10, 0.63), (20, 0.58)])
 def test_the_power_is_what_the_documentation_says(k: int, least: float) -> None:
     assert power(k, 5, 2.0, studies=2_000, paired=True) >= least
-    assert power(k, 5, 3.0, studies=2_000, paired=True) >= 0.9
+    assert power(k, 5, 3.0, studies=2_000, paired=True) >= 0.88
 
 
 # ------------------------------------------------------------------------------------------------------ looked at often
