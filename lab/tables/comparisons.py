@@ -50,8 +50,8 @@ def compare_with_best(
     several = [number for number, values in enumerate(rows) if len(values) > 1]
     reference = several[0] if several else 0
     family = [rows[number] for number in several]
-    paired = bool(family) and same_seeds(family)
-    spread = pooled_spread(family, paired=paired) if len(family) > 1 else None
+    paired = len(family) > 1 and same_seeds(family)
+    spread = pooled_spread(family, paired=paired) if len(family) > 1 and not sequential else None
     result = []
     for number, values in enumerate(rows):
         gap = rounded(difference(values, rows[reference]), (values, rows[reference]), floor)
