@@ -33,14 +33,18 @@ def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
     return read_bytes(path, most=most).decode()
 
 
-def read_json(path: Path, *, most: int = MOST_BYTES) -> Any:
-    """What a JSON file holds; UserError where it is missing or damaged."""
+def read_json(path: Path, **fields: type) -> Any:
+    """The content of a JSON file; UserError where it is missing or damaged, or has not these fields of these types."""
     try:
-        return json.loads(read_text(path, most=most))
+        content = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from error
+    for name, kind in fields.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise UserError(f"{path} is damaged (it holds no {name}, or not as it was written)")
+    return content
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -50,11 +50,11 @@ def compare_with_best(
     several = [number for number, values in enumerate(rows) if len(values) > 1]
     reference = several[0] if several else 0
     family = [rows[number] for number in several]
-    paired = bool(family) and same_seeds(family)
-    spread = pooled_spread(family, paired=paired) if len(family) > 1 else None
+    paired = len(family) > 1 and same_seeds(family)
+    spread = pooled_spread(family, paired=paired) if len(family) > 1 and not sequential else None
     result = []
     for number, values in enumerate(rows):
-        gap = difference(values, rows[reference])
+        gap = rounded(difference(values, rows[reference]), (values, rows[reference]), floor)
         half = None
         if number == reference:
             result.append(Comparison(BEST, verdict="best" if not reference else "best of several seeds"))
@@ -62,7 +62,7 @@ def compare_with_best(
         if gap.error is not None and sequential:
             half = sequential_half(gap, k=len(family)) if gap.paired else None
         elif gap.error is not None and spread is not None:
-            half = family_half(gap, (values, rows[reference]), spread, k=len(family), floor=floor)
+            half = family_half(gap, (values, rows[reference]), spread, k=len(family))
         result.append(judge(gap, half, (values, rows[reference]), higher=higher, floor=floor))
     return result
 
@@ -85,20 +85,26 @@ def judge(
     return Comparison(standing, Estimate(gap.mean, half, gap.n), standing + how)
 
 
-def family_half(gap: Difference, pair: tuple[Values, Values], spread: Spread, *, k: int, floor: float = 0.0) -> float:
+def rounded(gap: Difference, pair: tuple[Values, Values], floor: float) -> Difference:
+    """The difference with an error that is no smaller than that of rounding its values to steps of `floor`."""
+    if gap.error is None:
+        return gap
+    share = 2 / gap.n if gap.paired else sum(1 / len(values) for values in pair)
+    return gap._replace(error=max(gap.error, floor * math.sqrt(share / 12)))
+
+
+def family_half(gap: Difference, pair: tuple[Values, Values], spread: Spread, *, k: int) -> float:
     """The half-width of a difference's interval that holds together with those of all pairs of k rows.
 
     By the pooled spread or, where that is wider, by the pair's own; where rows differ in spread, the own one is taken
-    for each of the k - 1 comparisons at its share of the 5% (Bonferroni). No spread counts as less than that of rounding
-    to steps of `floor`.
+    for each of the k - 1 comparisons at its share of the 5% (Bonferroni).
     """
     assert gap.error is not None
-    rounding = floor / math.sqrt(12)
     share = 2 / gap.n if gap.paired else sum(1 / len(values) for values in pair)
-    pooled = max(spread.deviation, rounding) * math.sqrt(share)
+    pooled = spread.deviation * math.sqrt(share)
     quantile = range_quantile(k, spread.degrees)
     own = max(quantile, stdtrit(gap.degrees, 1 - 0.025 / (k - 1 if spread.unequal else 1)))
-    return float(max(quantile * pooled, own * max(gap.error, rounding * math.sqrt(share))))
+    return float(max(quantile * pooled, own * gap.error))
 
 
 def sequential_half(gap: Difference, *, k: int, level: float = 0.95) -> float:
@@ -121,7 +127,7 @@ def sequential_half(gap: Difference, *, k: int, level: float = 0.95) -> float:
 
 
 def unflattered(rows: Sequence[Values], *, floor: float = 0.0) -> Estimate | None:
-    """The first row's mean with an interval that holds whichever of the rows was chosen; None where one value is all.
+    """The first row's mean with an interval that holds whichever of the rows was chosen; None where there is no spread.
 
     Intervals for all k means at once (the studentized maximum modulus) hold for the chosen one too.
     """
@@ -131,7 +137,8 @@ def unflattered(rows: Sequence[Values], *, floor: float = 0.0) -> Estimate | Non
         return None
     own = estimate([*rows[0].values()], floor=floor)
     half = modulus_quantile(len(family), spread.degrees) * spread.deviation / math.sqrt(own.n)
-    return Estimate(own.mean, max(half, own.half or 0.0), own.n)
+    half = max(half, own.half or 0.0)
+    return Estimate(own.mean, half, own.n) if half else None
 
 
 # ------------------------------------------------------------------------------------------------------- how many seeds

@@ -43,10 +43,10 @@ class Row:
 
     def by_seed(self) -> dict[str, list[Run]]:
         """The runs of each seed that has all combinations."""
-        found = defaultdict(list)
+        found, num_combinations = defaultdict(list), self.num_combinations
         for (seed, *_), run in self.counted.items():
             found[seed].append(run)
-        return {seed: runs for seed, runs in found.items() if len(runs) == self.num_combinations}
+        return {seed: runs for seed, runs in found.items() if len(runs) == num_combinations}
 
     def metric(self, name: str) -> dict[str, float]:
         """A metric by seed."""

@@ -24,7 +24,7 @@ def estimate(values: Sequence[float], *, floor: float = 0.0) -> Estimate:
     """The mean of independent values, with its 95% interval by Student's t, of a half-width of at least `floor`."""
     n = len(values)
     half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else None
-    identical = n > 1 and len(set(values)) == 1
+    identical = n > 1 and bool(np.ptp(values) <= NOISE * np.abs(values).max())
     half = half if half is None else max(0.0 if identical else half, floor)
     return Estimate(float(np.mean(values)), half, n, identical=identical)
 

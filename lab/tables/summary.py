@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from lab.config.schema import nearest_name
 from lab.runs.reading import Run, find_runs, printable, read_num_validation
 from lab.tables.cells import Estimate, digits_for, words
@@ -147,6 +149,7 @@ def direction(metric: str, runs: Sequence[Run], told: bool | None) -> bool:
 # ---------------------------------------------------------------------------------------------------------- the numbers
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a loss may be 1e200; intervals that no float holds make no claim
 def fill(summary: Summary, choosing: Sequence[str], plan: float | None) -> None:
     """Gives each row its results, puts the best first, compares the rows and notes what limits the comparison."""
     metric, higher = summary.metric, summary.higher

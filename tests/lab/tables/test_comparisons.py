@@ -86,10 +86,10 @@ def test_what_is_much_worse_is_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("k", "least"), [(2, 0.62), (5, 0.62), (10, 0.64), (20, 0.62)])
+@pytest.mark.parametrize(("k", "least"), [(2, 0.63), (5, 0.64), (10, 0.63), (20, 0.58)])
 def test_the_power_is_what_the_documentation_says(k: int, least: float) -> None:
     assert power(k, 5, 2.0, studies=2_000, paired=True) >= least
-    assert power(k, 5, 3.0, studies=2_000, paired=True) >= 0.9
+    assert power(k, 5, 3.0, studies=2_000, paired=True) >= 0.88
 
 
 # ------------------------------------------------------------------------------------------------------ looked at often
@@ -180,6 +180,8 @@ def test_equal_differences_claim_no_more_than_the_resolution_of_the_split() -> N
     assert compared.standing == "one of the best" and compared.gap and compared.gap.half and compared.gap.half >= step
     far_off = [one_off[0], {seed: (100 + seed) * step for seed in range(3)}]
     assert compare_with_best(far_off, higher=True, floor=step)[1].standing == "worse"
+    after_three = compare_with_best([one_off[0], far_off[1]], higher=True, floor=step, sequential=True)[1]
+    assert after_three.gap and after_three.gap.half and after_three.gap.half > 3 * step
 
 
 def test_the_resolution_is_of_metrics_that_count_examples_alone() -> None:
@@ -204,7 +206,7 @@ def coverage_of_the_best(k: int, interval: Callable[[Study], Estimate | None], s
 def test_the_interval_of_the_best_row_allows_for_its_being_chosen() -> None:
     """Ten equal variants with a mean of 0: the best one's own interval of Student's t leaves it out more often."""
     assert coverage_of_the_best(10, unflattered, 600) >= 0.94
-    assert unflattered([{0: 1.0}, {0: 0.5, 1: 0.4}]) is None
+    assert unflattered([{0: 1.0}, {0: 0.5, 1: 0.4}]) is None and unflattered([{0: 1.0, 1: 1.0}] * 2) is None
 
 
 def test_a_plan_is_what_a_simulation_shows() -> None:

@@ -147,3 +147,11 @@ def test_a_plan_is_a_line_for_each_dataset(tmp_path: Path) -> None:
     make_study(tmp_path, {0.1: [0.80, 0.81, 0.82], 0.01: [0.90, 0.92, 0.94]})
     line = summarize(tmp_path, plan=0.005).remarks[-1]
     assert line.startswith("plan: 3 seeds show a difference of ") and "a difference of 0.005 needs " in line
+
+
+def test_values_of_any_size_make_a_table_without_a_complaint(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    for size in (1e-200, 1e200, 1e308):
+        root = tmp_path / str(size)
+        make_study(root, {0.1: [0.3 * size, 0.5 * size], 0.01: [0.2 * size, 0.1 * size]}, monitor="val/rmse")
+        assert [row.values for row in summarize(root, plan=0.1).rows] == [["0.01"], ["0.1"]]
+    assert not recwarn.list
