@@ -22,7 +22,7 @@ from lab.sweeps.findings import conclude
 from lab.sweeps.space import as_overrides, default_values, first_values, read_space
 from lab.sweeps.study import explained, open_study, without_password
 from lab.sweeps.trials import Search, monitor_of
-from train import start
+from train import train
 from utils import Unmet
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
     same = {override.partition("=")[0]: override for override in typed if not override.lstrip("+").startswith(FREE)}
     study, take_turn = open_study(cfg.search, cfg.name, url, direction, space, [*same.values()])
     with explained(url, "the same command goes on from here", Unmet):
-        search = Search(study, take_turn, cfg, fixed, monitor, train=start, defaults=defaults)
+        search = Search(study, take_turn, cfg, fixed, monitor, train=train, defaults=defaults)
         gpus = visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
         num_at_once = max(1, (len(gpus) or num_cpus()) // cfg.trainer.devices)
         run_trials(search, n_jobs=cfg.search.n_jobs or num_at_once, gpus=gpus)
@@ -81,7 +81,7 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
             overview.end(one)
 
     run_pool(
-        search, n_jobs=n_jobs, gpus=gpus, preload=[start.__module__], on_start=overview.start, on_end=end, on_wait=watch
+        search, n_jobs=n_jobs, gpus=gpus, preload=[train.__module__], on_start=overview.start, on_end=end, on_wait=watch
     )
     overview.erase()
     for line in search.refused:

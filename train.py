@@ -25,7 +25,7 @@ from evaluate import Objective, measure, predict
 from lab.config import builders
 from lab.config.command import command, typed_overrides
 from lab.config.schema import TrainRequest
-from lab.devices import device, distributed, launch
+from lab.devices import device, distributed
 from lab.plots.pictures import Pictures
 from lab.runs.directory import is_due, plan
 from lab.runs.progress import CALMER, Progress, TrainingMeter, check_outcome
@@ -39,8 +39,7 @@ class Learner:
     """The network and all that a training step changes. A subclass may do in `step` what it likes.
 
     loss: None for the network's own. make_optimizer(model), make_schedule(optimizer): make what the configuration says, for
-    the network or a part of it. average: of the weights, whose `network` is evaluated. computing: precision, threads, and
-    whether to compile.
+    the network or a part of it. average: the moving one of the weights. computing: precision, threads, compiled or not.
     """
 
     def __init__(
@@ -56,13 +55,8 @@ class Learner:
         accumulate: int = 1,
         max_grad_norm: float = math.inf,
     ) -> None:
-        self.model, self.average, self.world, self.computing, self.accumulate = (
-            model,
-            average,
-            world,
-            computing,
-            accumulate,
-        )
+        self.model, self.average, self.world = model, average, world
+        self.computing, self.accumulate = computing, accumulate
         self.optimizer = make_optimizer(model)
         self.schedule = make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=computing.precision == "fp16")
@@ -95,7 +89,8 @@ class Learner:
         self.scaler.update()
         self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of this step; the schedule may change it now
         self.was_skipped = self.scaler.get_scale() < scale  # in fp16, after a gradient that was not finite
-        (nothing if self.was_skipped else self.schedule.after_step)()
+        if not self.was_skipped:
+            self.schedule.after_step()
         self.average.update()
         return tree_cat(results)
 
@@ -107,8 +102,7 @@ class Learner:
         """What a subclass has beside network, optimizer, schedule and scaler, for a checkpoint."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def train_epoch(learner: Learner, data: builders.Data, meter: TrainingMeter, run: Run) -> dict[str, float]:
@@ -160,8 +154,8 @@ def train(
 ) -> dict[str, float]:
     """train(cfg, directory): trains there, from where a run there stopped (or `anew`) -> the metrics of its best epoch.
 
-    world: this process alone, or those that train together. Raises UserError for what cannot be built (before anything is
-    written), Diverged for a loss that is not finite, Unmet where the training loss ends above `trainer.fail_above`.
+    Each process of its world does so: this one alone, or `trainer.devices` that train together. Raises UserError for what
+    cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet above `trainer.fail_above`.
     """
     with memory_explained(cfg):
         data, learner, metrics, progress = build(cfg, world)
@@ -195,16 +189,11 @@ def train(
     return progress.best
 
 
-def start(cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False) -> dict[str, float]:
-    """`train` in this process, or in `trainer.devices` new ones on this machine."""
-    return launch.run_in_world(partial(train, anew=anew), cfg, directory, overrides)
-
-
 @command("train", TrainRequest)
 def main(ask: DictConfig) -> dict[str, float] | None:
     """Trains a run, or goes on with one -> the metrics of its best epoch."""
     cfg, directory, best = asked = plan(ask, typed_overrides())
-    return start(cfg, directory, typed_overrides(), anew=ask.rerun) if is_due(asked, ask) else best
+    return train(cfg, directory, typed_overrides(), anew=ask.rerun) if is_due(asked, ask) else best
 
 
 if __name__ == "__main__":

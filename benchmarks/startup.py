@@ -86,7 +86,7 @@ def run_timed(out: str, *arguments: str) -> None:
         place, _, last = name.rpartition(".")
         owner = {"train": train, "builders": builders, "pictures.Pictures": pictures.Pictures}[place]
         setattr(owner, last, clock.timed(getattr(owner, last), part))
-    train.start = clock.timed(train.start, "checkpoints, TensorBoard, provenance and other records")
+    train.train = clock.timed(train.train, "checkpoints, TensorBoard, provenance and other records")
     sys.argv = ["train.py", *arguments]
     train.main()
     clock.leave("")

@@ -17,14 +17,15 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lab.devices.device import choose_device, keep_freed_memory
-from lab.devices.launch import Lost, launched, launchers_store
-from utils import UserError
+from lab.devices.launch import Lost, agreed_directory, launched, launchers_store, num_launched, run_in_processes
+from utils import UserError, here, hint
 
 
 @dataclass
@@ -228,16 +229,24 @@ def joined(device: str, parallel: str = "ddp") -> Iterator[World]:
 
 
 def in_world(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes function(world, cfg, ...) one of (cfg, ...): the world is the one that `trainer.device` and `parallel` say.
+    """Makes function(world, cfg, directory, ...) one of (cfg, directory, ...), run by each process of its world.
 
-    What the function has built is gone when it returns, and with it what connects the processes.
+    Those are `trainer.devices` new ones on this machine, those that a launcher such as torchrun has started, or this one
+    alone. What the function has built is gone when it returns, and with it what connects the processes.
     """
 
     @functools.wraps(function)
-    def join(cfg: Any, *arguments: Any, **keys: Any) -> Any:
+    def join(cfg: Any, directory: Path, *arguments: Any, **keys: Any) -> Any:
+        if cfg.trainer.devices > 1 and num_launched() is None:
+            work = functools.partial(join, **keys)
+            try:
+                return run_in_processes(work, cfg, directory, *arguments, num_processes=cfg.trainer.devices)
+            except Lost as error:
+                going_on = f"; go on with: {hint('train.py')} resume={here(directory)}" * directory.exists()
+                raise Lost(f"{error}{going_on}") from error
         keep_freed_memory()
         with joined(cfg.trainer.device, cfg.trainer.parallel) as world:
-            return function(world, cfg, *arguments, **keys)
+            return function(world, cfg, agreed_directory(directory), *arguments, **keys)
 
     return join
 

@@ -14,7 +14,7 @@ import torch
 
 from lab.devices.processes import Child, Outcome
 from lab.devices.signals import Interrupted, StopSignals
-from utils import UserError, here, hint
+from utils import UserError
 
 MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine
 SECONDS_TO_NOTICE = 30.0  # that a process with which one trained is gone
@@ -74,19 +74,6 @@ def agreed_directory(directory: Path) -> Path:
     if os.environ["RANK"] == "0" and not store.check(["run_directory"]):
         store.set("run_directory", str(directory))
     return Path(store.get("run_directory").decode())
-
-
-def run_in_world(function: Callable[..., Any], cfg: Any, directory: Path, overrides: Any) -> Any:
-    """function(cfg, directory, overrides) here, or in `trainer.devices` new processes, unless a launcher started this."""
-    directory, num_processes = agreed_directory(directory), cfg.trainer.devices
-    if num_processes == 1 or num_launched() is not None:
-        return function(cfg, directory, overrides)
-    try:
-        return run_in_processes(function, cfg, directory, overrides, num_processes=num_processes)
-    except Lost as error:
-        if not directory.exists():
-            raise
-        raise Lost(f"{error}; go on with: {hint('train.py')} resume={here(directory)}") from error
 
 
 def run_in_processes(function: Callable[..., Any], *arguments: Any, num_processes: int) -> Any:

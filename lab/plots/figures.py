@@ -5,47 +5,23 @@ Nothing here imports matplotlib, which takes half a second: what every run draws
 
 from __future__ import annotations
 
-import functools
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from lab.plots.canvas import Page
+from lab.plots.drawing import DrawingError, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Frames = list[NDArray[np.uint8]]
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class DrawingError(ValueError):
-    """Something that cannot be drawn; whoever asked for the picture can go on without it."""
-
-
-def drawing(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that draws: whatever goes wrong in it is a DrawingError, and numbers beyond all bounds are no warning."""
-
-    @functools.wraps(function)
-    def draw(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            with np.errstate(all="ignore"):
-                return function(*args, **kwargs)
-        except DrawingError:
-            raise
-        except Exception as error:  # numbers of any kind come from runs of any kind
-            raise DrawingError(f"{function.__name__}: {type(error).__name__}: {error}") from error
-
-    return draw
-
-
 # -------------------------------------------------------------------------------------------------------------- files
 
 

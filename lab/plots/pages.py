@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lab.plots import canvas
-from lab.plots.figures import P, T, drawing
+from lab.plots.drawing import P, T, drawing
 
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class may be called "$5" or "a_b"

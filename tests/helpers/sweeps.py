@@ -64,7 +64,7 @@ def make_job(directory: Path, seed: int, *overrides: str) -> Job:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     cfg = OmegaConf.create({key: plain[key] for key in plain if key not in ("rerun", "dry_run")})
-    return Job(cfg, directory, train=partial(train.start, cfg, directory))
+    return Job(cfg, directory, train=partial(train.train, cfg, directory))
 
 
 class Sweep:
