@@ -69,7 +69,6 @@ class Warm:
         """Ends it; what it has started goes on."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.kill()
         self.process.wait()
 
 
@@ -134,8 +133,10 @@ if __name__ == "__main__":
     import torch.distributed.launcher.api
     import torch.utils.tensorboard  # noqa: F401  and not torch._dynamo, with which Python has more to say when it ends
 
-    if os.fork() == 0:  # ends when who started this does, or closes it
+    server = os.getpid()
+    if os.fork() == 0:  # waits for the end of who started this, or for `close`
         sys.stdin.read()
-        os.kill(os.getppid(), signal.SIGKILL)
+        if os.getppid() == server:
+            os.kill(server, signal.SIGKILL)
         os._exit(0)
     become(**serve(socket.socket(fileno=int(sys.argv[1]))))
