@@ -40,8 +40,9 @@ def load_split(
     limit: only so many examples, drawn with `split_seed`. Raises DataError where there is no such split.
     """
     own_val = make_split(dataset, "val") if split in ("train", "val") else None
-    examples = own_val if split == "val" and own_val is not None else None
-    examples = examples or make_split(dataset, "test" if split == "test" else "train")
+    examples = own_val if split == "val" else None
+    if examples is None:  # one without examples is one all the same
+        examples = make_split(dataset, "test" if split == "test" else "train")
     if examples is None:
         raise DataError(f"the dataset has no {split} split")
     if split in ("train", "val") and own_val is None:
