@@ -282,10 +282,12 @@ def test_a_run_from_before_an_option_was_there(
     run = run_train("data.limit=100", "trainer.epochs=1", "trainer.images=false")
     config = run / "config.yaml"
     text = config.read_text()
-    older = [line for line in text.splitlines() if line.strip() not in ("parallel: ddp", "passes: 1")]
-    assert len(older) == len(text.splitlines()) - 2
+    new = ("parallel: ddp", "passes: 1", "limit_val: null", "limit_test: null")
+    older = [line for line in text.splitlines() if line.strip() not in new]
+    assert len(older) == len(text.splitlines()) - len(new)
     config.write_text("\n".join(older))
     assert run_command("evaluate", f"run={run}").code == 0
+    assert read(run / "evaluation.json")["num_examples"] == 100  # the limit was that of every split
     config.write_text(text.replace("seed: 0\n", ""))
     outcome = run_command("evaluate", f"run={run}")
     assert outcome.code == 2 and "seed is missing" in outcome.err
