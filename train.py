@@ -28,11 +28,11 @@ from lab.config.schema import TrainRequest
 from lab.devices import device, distributed
 from lab.plots.pictures import Pictures
 from lab.runs.directory import is_due, plan
-from lab.runs.progress import CALMER, Progress, TrainingMeter, check_outcome
+from lab.runs.progress import Progress, TrainingMeter, check_outcome
 from lab.runs.run import Record, Run, begin_from, memory_explained
 from model.batching import Batch
 from model.trees import tree_cat, tree_map
-from utils import Diverged, RandomState, nothing, seed_everything
+from utils import RandomState, nothing, seed_everything
 
 
 class Learner:
@@ -83,7 +83,7 @@ class Learner:
             self.scaler.scale(minimized).backward(torch.full_like(minimized, share))
             results.append(tree_map(Tensor.detach, (losses, outputs)))
         self.scaler.unscale_(self.optimizer)  # so that clipping sees the true gradients
-        self.clip(self.weights)
+        self.norm = self.clip(self.weights)  # of the gradient, where it is clipped
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -118,17 +118,15 @@ def train_epoch(learner: Learner, data: builders.Data, meter: TrainingMeter, run
             bar.update(batch.size)
             del batch  # the next one takes its memory, which is in the processor's cache
             if progress.step % log_every == 0:  # only here, and at checkpoints, does the host wait for the device
-                run.log_step(meter.recent_loss(progress), bar)
+                run.log_step(meter.recent_loss(progress), learner, bar)
             run.after_step()
     return {f"train/{name}": value for name, value in meter.end_epoch(progress).items()}
 
 
-def validate(learner: Learner, data: builders.Data, metrics: Mapping[str, Any], progress: Progress) -> dict[str, float]:
-    """{"val/loss": ..., and each metric}; Diverged where the loss is not finite."""
+def validate(learner: Learner, data: builders.Data, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """{"val/loss": ..., and each metric}, with the moving average of the weights where there is one."""
     learner.world.share_buffers(learner.average.network)
     values = measure(predict(learner.evaluated, data.val), metrics, learner.world)
-    if not math.isfinite(values["loss"]):
-        raise Diverged(f"the validation loss is {values['loss']} after {progress.place(progress.step)}; {CALMER}")
     return {f"val/{name}": value for name, value in values.items()}
 
 
@@ -179,9 +177,9 @@ def train(
         run.begin(data, learner)
         pictures.begin(run)
         while not progress.is_over(epochs=cfg.trainer.epochs, patience=cfg.trainer.patience):
-            measured = train_epoch(learner, data, meter, run) | validate(learner, data, metrics, progress)
-            learner.after_epoch(measured[progress.monitor])
+            measured = train_epoch(learner, data, meter, run) | validate(learner, data, metrics)
             progress.end_epoch(measured)
+            learner.after_epoch(measured[progress.monitor])
             pictures.after_epoch(run)
             run.after_epoch()
         check_outcome(progress, cfg.trainer.fail_above)

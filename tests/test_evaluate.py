@@ -12,11 +12,14 @@ import torch
 from helpers.commands import Outcome, assert_one_line, read
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support
+from torch import nn
 
-from evaluate import load_run, predict
+from evaluate import Objective, load_run, predict
 from lab.config.builders import build_dataset
+from model.batching import Batch
 from model.datasets import digits
 from model.examples import Examples
+from model.losses import cross_entropy
 from model.metrics import class_report, count_confusions
 from model.net import MLP, DataSpec, ResNet
 from model.splits import describe, load_split
@@ -121,7 +124,7 @@ def test_each_question_has_a_file_of_its_own(
     run_train: Callable[..., Path], run_command: Callable[..., Outcome]
 ) -> None:
     """Tables read evaluation.json: the test split with the best weights, and nothing else is ever in it."""
-    run = run_train("trainer.epochs=2", "data.limit=100")
+    run = run_train("trainer.epochs=2", *(f"data.{limit}=100" for limit in ("limit", "limit_val", "limit_test")))
     assert run_command("evaluate", f"run={run}").code == 0
     answer = (run / "evaluation.json").read_bytes()
     training_files = {
@@ -147,11 +150,19 @@ def test_each_question_has_a_file_of_its_own(
     }
 
 
+def objective_of(model: nn.Module) -> Objective:
+    return Objective(model, cross_entropy, torch.device("cpu"))
+
+
+def batch_of(inputs: torch.Tensor) -> Batch:
+    return Batch(inputs, torch.zeros(len(inputs), dtype=torch.int64), len(inputs))
+
+
 def test_evaluation_leaves_gradients_and_batch_statistics_alone() -> None:
     model = ResNet(DataSpec((1, 8, 8), 10, "classification"), channels=[4], num_blocks=1).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    batches = [(torch.randn(6, 1, 8, 8) * 9, torch.zeros(6)) for _ in range(3)]
-    assert len(list(predict(model, batches, "fp32"))) == 3
+    batches = [batch_of(torch.randn(6, 1, 8, 8) * 9) for _ in range(3)]
+    assert len(list(predict(objective_of(model), batches))) == 3
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.modules())
@@ -162,22 +173,22 @@ FLAT = DataSpec((13,), 3, "classification", classes=("a", "b", "c"))
 
 def test_predict_leaves_the_mode_and_the_gradients_alone() -> None:
     model = MLP(FLAT, dropout=0.5)
-    x = torch.randn(4, 13)
+    objective, x = objective_of(model), torch.randn(4, 13)
     for training in (True, False):
-        model.train(training)
-        ((outputs, _),) = predict(model, [(x, torch.zeros(4))], "fp32")
+        objective.train(training)
+        ((losses, outputs, _),) = predict(objective, [batch_of(x)])
         assert model.training is training
-        assert not outputs.requires_grad
+        assert not outputs.requires_grad and not losses.requires_grad
         assert all(parameter.grad is None for parameter in model.parameters())
-    model.train()
-    ((first, _),) = predict(model, [(x, torch.zeros(4))], "fp32")
+    objective.train()
+    ((_, first, _),) = predict(objective, [batch_of(x)])
     assert torch.equal(first, model.eval()(x))  # without dropout
 
 
 def test_predict_puts_the_mode_back_after_an_error() -> None:
     model = MLP(FLAT).train()
     with pytest.raises(RuntimeError):
-        list(predict(model, [(torch.randn(2, 99), torch.zeros(2))], "fp32"))
+        list(predict(objective_of(model), [batch_of(torch.randn(2, 99))]))
     assert model.training
 
 
@@ -271,10 +282,12 @@ def test_a_run_from_before_an_option_was_there(
     run = run_train("data.limit=100", "trainer.epochs=1", "trainer.images=false")
     config = run / "config.yaml"
     text = config.read_text()
-    older = [line for line in text.splitlines() if line.strip() not in ("parallel: ddp", "passes: 1")]
-    assert len(older) == len(text.splitlines()) - 2
+    new = ("parallel: ddp", "passes: 1", "limit_val: null", "limit_test: null")
+    older = [line for line in text.splitlines() if line.strip() not in new]
+    assert len(older) == len(text.splitlines()) - len(new)
     config.write_text("\n".join(older))
     assert run_command("evaluate", f"run={run}").code == 0
+    assert read(run / "evaluation.json")["num_examples"] == 100  # the limit was that of every split
     config.write_text(text.replace("seed: 0\n", ""))
     outcome = run_command("evaluate", f"run={run}")
     assert outcome.code == 2 and "seed is missing" in outcome.err

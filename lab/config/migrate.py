@@ -14,12 +14,15 @@ CONF = PROJECT / "conf"
 def migrate(plain: dict[str, Any]) -> dict[str, Any]:
     """A recorded configuration with the slots and options that it is older than: a run without them did as by default.
 
-    `trainer.loss`, the name of a loss, becomes the slot `loss`; UserError where there is none of that name.
+    `trainer.loss`, the name of a loss, becomes the slot `loss`; UserError where there is none of that name. `data.limit`
+    was that of every split.
     """
     new = dict(plain)
     if isinstance(new.get("trainer"), dict) and "loss" in new["trainer"]:
         new["trainer"] = {key: value for key, value in new["trainer"].items() if key != "loss"}
         new.setdefault("loss", node_of("loss", plain["trainer"]["loss"]))
+    if isinstance(new.get("data"), dict) and "limit" in new["data"]:
+        new["data"] = dict.fromkeys(("limit_val", "limit_test"), new["data"]["limit"]) | new["data"]
     for slot, option in (("loss", "auto"), ("metrics", "auto"), ("learner", "default")):
         new.setdefault(slot, node_of(slot, option))
     for group, options in default_options().items():

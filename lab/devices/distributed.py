@@ -15,7 +15,7 @@ import gc
 import os
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,12 @@ def is_sharded(value: Any) -> bool:
 def local(tensor: Any) -> Tensor:
     """What this process holds of a tensor."""
     return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def gradient_norm(weights: Sequence[Tensor]) -> float:
+    """The norm of the gradient that the weights hold, over all of them."""
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    return float(norm.full_tensor() if is_sharded(norm) else norm)  # type: ignore[attr-defined, operator]
 
 
 def share_out(value: Any, *, like: Any) -> Any:

@@ -58,7 +58,7 @@ def draw_evaluation(
         save_png(figure, directory / f"{name}.png")
     with evaluation_writer(directory, suffix) as writer:
         for name, figure in figures.items():
-            writer.add_image(f"evaluation/{name}", to_image(figure), dataformats="HWC")
+            writer.add_image(f"pictures/{name}", to_image(figure), dataformats="HWC")
 
 
 def project(

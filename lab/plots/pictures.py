@@ -100,7 +100,7 @@ class Pictures:
         probabilities = class_probabilities(model.eval()(inputs), output_of(model)).cpu().numpy()
         model.train(was_training)
         figure = draw_predictions(images, probabilities, targets.cpu().numpy(), spec.classes)
-        logger.writer.add_image("predictions", to_image(figure), epoch, dataformats="HWC")
+        logger.writer.add_image("pictures/predictions", to_image(figure), epoch, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "fixed": self.fixed, "taken": list(self.taken)}
@@ -141,4 +141,4 @@ def draw_filters(directory: Path, model: nn.Module | None, logger: RunLogger, *,
 
     figure = draw_first_filters(convolutions[0].weight.detach().cpu().numpy())
     save_png(figure, directory / "first_filters.png")
-    logger.writer.add_image("first_filters", to_image(figure), epoch, dataformats="HWC")
+    logger.writer.add_image("pictures/first_filters", to_image(figure), epoch, dataformats="HWC")

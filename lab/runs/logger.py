@@ -31,6 +31,15 @@ def writes_into(stream: TextIO, path: Path) -> bool:
         return False
 
 
+def tag_of(name: str) -> str:
+    """TensorBoard's tag of a number: it groups tags by their beginning, and opens the first groups by the alphabet.
+
+    What is compared stands in one group, such as loss/train beside loss/val; how fast and by what rate come after it.
+    """
+    split, _, metric = name.rpartition("/")
+    return f"{metric}/{split}" if split and metric not in ("lr", "gradient_norm") else f"rate/{metric}"
+
+
 class RunLogger:
     """Gives the same numbers to TensorBoard, metrics.jsonl, train.log, the console and the progress bar.
 
@@ -74,15 +83,14 @@ class RunLogger:
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers for TensorBoard."""
         for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+            self.writer.add_scalar(tag_of(name), value, step)
 
     def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None:
         """The line of one epoch: metrics.jsonl, TensorBoard and the console."""
         with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps(for_json(record)) + "\n")
         metrics = {name: value for name, value in record.items() if "/" in name}
-        rates = {name: record[name] for name in ("lr", "examples_per_second")}
-        self.scalars(metrics | rates, int(record["step"]))
+        self.scalars(metrics | {"examples_per_second": record["examples_per_second"]}, int(record["step"]))
         self.validated = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"epoch {record['epoch']:>3}/{num_epochs}  {shown}  ({record['seconds']:.1f} s)")
@@ -90,7 +98,7 @@ class RunLogger:
     def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None:
         """The line of one moment within an epoch: TensorBoard, train.log, and the console or the progress bar."""
         self.scalars(values, step)
-        shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items()}
+        shown = {name.split("/")[-1]: f"{value:.4g}" for name, value in values.items() if "norm" not in name}
         bar.set_postfix(shown | self.validated, refresh=False)  # drawn when the bar is, ten times a second
         self.log.debug("step %6d  %s", step, "  ".join(f"{name} {value}" for name, value in shown.items()))
 

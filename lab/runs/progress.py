@@ -65,7 +65,12 @@ class Progress:
         return self.higher_is_better[self.monitor.removeprefix("val/")]
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
-        """Takes in the metrics of the next epoch, which is the best one if it is better than all before it."""
+        """Takes in the metrics of the next epoch, which is the best one if it is better than all before it.
+
+        Raises Diverged where its validation loss is not finite.
+        """
+        if not math.isfinite(loss := metrics["val/loss"]):
+            raise Diverged(f"the validation loss is {loss} after {self.place(self.step)}; {CALMER}")
         value = metrics[self.monitor]
         best = self.best.get(self.monitor, math.nan)  # of no epoch yet, or one that could not be measured
         if math.isnan(best) or (value > best if self.seeks_higher else value < best):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lab.devices.distributed import World, local
+from lab.devices.distributed import World, gradient_norm, local
 from lab.devices.signals import StopSignals
 from lab.runs.checkpoint import Checkpoint, Damaged, load_tensors, read_whole
 from lab.runs.directory import fixed_part, has_checkpoint
@@ -195,9 +195,11 @@ class Run:
             yield bar
         self.rate = (loader.num_examples - num_before) / (time.perf_counter() - self.epoch_started)
 
-    def log_step(self, loss: float, bar: Any) -> None:
-        """The line of a step: the mean loss of the recent ones, and the learning rate."""
-        self.logger.step({"step/loss": loss, "step/lr": self.progress.learning_rate}, self.progress.step, bar)
+    def log_step(self, loss: float, learner: Any, bar: Any) -> None:
+        """The line of a step: the mean loss of the recent ones, the learning rate, the norm of the gradient."""
+        norm = gradient_norm(learner.weights) if learner.norm is None else float(learner.norm)
+        values = {"step/loss": loss, "step/lr": self.progress.learning_rate, "step/gradient_norm": norm}
+        self.logger.step(values, self.progress.step, bar)
 
     def after_epoch(self) -> None:
         """Writes what an epoch that has ended leaves: its line, metrics.json, the checkpoints."""

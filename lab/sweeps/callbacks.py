@@ -28,7 +28,7 @@ class DrawLosses(Callback):
         series = {}
         directories = run_directories(config)
         for directory, label in zip(directories, labels_of(directories), strict=True):
-            events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("step/loss")
+            events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("loss/step")
             series[label] = ([event.step for event in events], [event.value for event in events])
         if series:
             save(draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")

@@ -17,7 +17,6 @@ from PIL import Image
 import train
 from lab.config.command import checked
 from lab.config.schema import TrainRequest
-from lab.devices.distributed import ALONE
 from lab.runs.directory import recorded_part
 from model.examples import DataError, Examples
 from utils import UserError
@@ -72,22 +71,25 @@ SMALL = ["data._target_=test_bad_data.pictures", "data.batch_size=20", "trainer.
 @pytest.fixture(scope="module")
 def asked() -> DictConfig:
     """The configuration of a run on `pictures`."""
-    return recorded_part(checked(compose(*SMALL, "+data.wrong=''"), TrainRequest))
+    return recorded_part(checked(compose(*SMALL, "+data.wrong=''", "trainer.images=false"), TrainRequest))
 
 
 @pytest.mark.parametrize("wrong", WRONG_DATA)
-def test_data_with_a_mistake_is_refused_before_anything_is_written(wrong: str, asked: DictConfig) -> None:
+def test_data_with_a_mistake_is_refused_before_anything_is_written(
+    wrong: str, asked: DictConfig, tmp_path: Path
+) -> None:
     cfg = asked.copy()
     cfg.data.wrong = wrong
     with pytest.raises((DataError, UserError)) as caught:
-        train.set_up(cfg, ALONE)
+        train.train(cfg, tmp_path / "run")
     assert "\n" not in str(caught.value)
     for part in WRONG_DATA[wrong]:
         assert part in str(caught.value), caught.value
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_data_without_a_mistake_is_not(asked: DictConfig) -> None:
-    train.set_up(asked, ALONE).close()
+def test_data_without_a_mistake_is_not(asked: DictConfig, tmp_path: Path) -> None:
+    assert math.isfinite(train.train(asked, tmp_path / "run")["val/loss"])
 
 
 def test_a_mistake_in_the_data_ends_a_command_in_one_line(run_command: Callable[..., Outcome], tmp_path: Path) -> None:

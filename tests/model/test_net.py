@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,29 @@ DIGITS, MNIST = image_spec(1, 8, 8), image_spec(1, 28, 28)
 CIFAR10, CIFAR100 = image_spec(3, 32, 32), image_spec(3, 32, 32, classes=100)
 FLAT = DataSpec((13,), 3, "classification", classes=("a", "b", "c"))
 REGRESSION = DataSpec((5,), 2, "regression")
+ONLY_COLOUR = {"resnet18"}  # torchvision's
 SPECS = {"digits": DIGITS, "mnist": MNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def from_conf(name: str, spec: DataSpec) -> nn.Module:
-    return build("model", OmegaConf.load(CONF / "model" / f"{name}.yaml"), spec)  # type: ignore[arg-type]
+    node = OmegaConf.load(CONF / "model" / f"{name}.yaml")
+    return build("model", OmegaConf.to_container(node, resolve=True), spec)
 
 
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def fitting(models: list[str], data: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs of them that go together."""
+    pairs = itertools.product(models, data)
+    return [(name, on) for name, on in pairs if name not in ONLY_COLOUR or SPECS[on].input_shape[0] == 3]
+
+
 # ---------------------------------------------------------------------------------------------------- architectures
 
 
-@pytest.mark.parametrize(("model_name", "data"), list(itertools.product(MODELS, SPECS)))
+@pytest.mark.parametrize(("model_name", "data"), fitting(MODELS, SPECS))
 def test_every_model_learns_from_every_image_dataset(model_name: str, data: str) -> None:
     spec = SPECS[data]
     model = from_conf(model_name, spec)
@@ -64,7 +73,7 @@ def test_every_model_learns_from_every_image_dataset(model_name: str, data: str)
     assert silent == []
 
 
-@pytest.mark.parametrize(("model_name", "data"), list(itertools.product(MODELS, ["digits", "cifar100"])))
+@pytest.mark.parametrize(("model_name", "data"), fitting(MODELS, ["digits", "cifar100"]))
 def test_an_answer_does_not_depend_on_the_other_images_of_the_batch(model_name: str, data: str) -> None:
     model, images = from_conf(model_name, SPECS[data]).eval(), torch.randn(5, *SPECS[data].input_shape)
     one_by_one = torch.cat([model(image.unsqueeze(0)) for image in images])

@@ -19,6 +19,7 @@ from helpers.distributed import DOUBLE, DROPOUT, at_step, numbers, train_with
 from helpers.runs import (
     outcome_of,
     same,
+    scalars,
 )
 
 from lab.devices.distributed import World
@@ -44,7 +45,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(size: int, options: 
 
 
 def test_a_sum_of_losses_is_the_sum_over_all_processes(tmp_path: Path) -> None:
-    options = [*DOUBLE, "data=quadratic", "trainer.loss=sum_of_squares", "optimizer.lr=1e-4"]
+    options = [*DOUBLE, "data=quadratic", "loss=sum_of_squares", "optimizer.lr=1e-4"]
     assert train_with(1, tmp_path / "one", *options) == [0]
     assert train_with(2, tmp_path / "two", *options, "trainer.accumulate=2") == [0, 0]
     torch.testing.assert_close(numbers(tmp_path / "two"), numbers(tmp_path / "one"), rtol=1e-10, atol=1e-10)
@@ -107,15 +108,33 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(
         assert same(outcome[what], expected), what
 
 
+def rest_of_an_epoch(directory: Path, after: int, until: int) -> float:
+    """The mean training loss over the examples of a run's steps `after` + 1 ... `until`, which ends an epoch."""
+    losses = {step: loss for step, loss in scalars(directory)["step/loss"] if after < step <= until}
+    sizes = {step: 300 % 64 if step == until else 64 for step in losses}
+    assert len(losses) == until - after
+    return sum(losses[step] * sizes[step] for step in losses) / sum(sizes.values())
+
+
 def test_another_number_of_processes_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """All is as without the stop, but for the training metrics of that epoch: they are means over the rest of it."""
     ask = at_step(7, lambda: os.kill(os.getpid(), signal.SIGTERM), on_rank=0)
-    assert train_with(1, tmp_path / "whole", *DOUBLE) == [0]
+    assert train_with(1, tmp_path / "whole", *DOUBLE, "trainer.log_every=1") == [0]
     for before, after in ((2, 1), (1, 2), (2, 3)):
         directory = tmp_path / f"{before}-{after}"
         assert set(train_with(before, directory, *DOUBLE, prepare=ask)) == {143}
+        stopped = json.loads((directory / "status.json").read_text())["step"]
+        assert 5 < stopped < 10, "in the second epoch"
         assert train_with(after, directory, *DOUBLE) == [0] * after
-        assert f"trainer.devices={after} where it was {before}" in (directory / "train.log").read_text()
-        torch.testing.assert_close(numbers(directory), numbers(tmp_path / "whole"), rtol=1e-10, atol=1e-10)
+        log = (directory / "train.log").read_text()
+        assert f"trainer.devices={after} where it was {before}" in log
+        assert "what this epoch has measured so far is left out of its means" in log
+        rows, whole = numbers(directory), numbers(tmp_path / "whole")
+        rest = rest_of_an_epoch(tmp_path / "whole", stopped, 10)
+        assert rows[1][0] == pytest.approx(rest, rel=1e-6)  # TensorBoard's numbers are in float32
+        assert whole[1][0] != pytest.approx(rest, rel=1e-6)
+        del rows[1][:2], whole[1][:2]  # train/loss and train/accuracy
+        torch.testing.assert_close(rows, whole, rtol=1e-10, atol=1e-10)
 
 
 def test_a_network_whose_weights_take_part_by_chance_is_for_one_process() -> None:
