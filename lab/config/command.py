@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.directories import run_directory, variant_name
 from lab.config.help import help_text
+from lab.config.like import add_likeness
 from lab.config.mistakes import CONF, explain, own_traceback
 from lab.config.quoting import printable
 from lab.config.schema import SearchConfig, TrainConfig, TrainRequest, check
@@ -66,6 +67,8 @@ def command(config_name: str, schema: type) -> Callable[[Callable[[DictConfig], 
             try:
                 _refuse_what_has_no_effect(schema)
                 _give_launchers_our_defaults()
+                if schema is TrainRequest:
+                    add_likeness()
                 if {"--help", "-h"} & {*sys.argv}:
                     print(help_text(config_name, [one for one in sys.argv[1:] if not one.startswith("-")]))
                     return

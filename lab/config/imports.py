@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -105,5 +106,12 @@ def is_own(file: str) -> bool:
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where in the user's own code an error was raised, or passed through; the outermost place first."""
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
+    """Where in the user's own code an error was raised, or passed through; the outermost place first.
+
+    Of an error in a DataLoader's worker, its text alone tells where that was.
+    """
+    frames = list(traceback.extract_tb(error.__traceback__))
+    if "Original Traceback" in (text := str(error)):
+        told = re.findall(r'^  File "(.+)", line (\d+), in (.+)$', text, re.MULTILINE)
+        frames += [traceback.FrameSummary(file, int(number), name) for file, number, name in told]
+    return [frame for frame in frames if is_own(frame.filename)]

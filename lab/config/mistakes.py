@@ -61,10 +61,12 @@ def own_traceback(error: BaseException) -> str:
     frames = own_frames(error)
     if not frames:
         return ""
-    lines = [*traceback.format_list(frames), *traceback.format_exception_only(error)]
-    text = "".join(["Traceback (most recent call last):\n", *lines])
+    said = "".join(traceback.format_exception_only(error)).rstrip()
+    if "Original Traceback" in said:  # of a DataLoader's worker: the last line says what it was
+        said = said.split("\n")[-1]
+    text = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames), said])
     note = "Only your own code is shown; HYDRA_FULL_ERROR=1 shows the rest too."
-    return "\n".join(printable(line) for line in [*text.rstrip("\n").split("\n"), note])
+    return "\n".join(printable(line) for line in [*text.split("\n"), note])
 
 
 def _unreadable(error: BaseException) -> str:

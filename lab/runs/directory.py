@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.builders import load_examples
 from lab.config.command import checked, run_directory
+from lab.config.directories import COMPUTES_NOTHING
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
 from lab.devices.launch import num_launched
@@ -31,6 +32,7 @@ FREE = (
     "resume",
     "experiments_dir",
     "data.root",
+    *COMPUTES_NOTHING,
 )
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import Outcome
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 import train
+from lab.config.mistakes import explain, own_traceback
 from model.net import DataSpec
 
 NET = ["~model.hidden_sizes", "~model.activation", "~model.dropout", "~model.output"]
@@ -61,6 +63,25 @@ def test_the_whole_traceback_is_there_for_the_asking(
     words = ["model._target_=test_own_errors.Broken", "+model.error=KeyError", f"experiments_dir={tmp_path}"]
     with pytest.raises(KeyError, match="of my own"):
         run_command("train", "trainer.device=cpu", "data.limit=90", *words, *NET)
+
+
+class BrokenData(Dataset):
+    """Examples that cannot be read."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise FileNotFoundError("of my own")
+
+
+def test_an_error_in_a_workers_process_is_shown_with_its_place() -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        next(iter(DataLoader(BrokenData(), num_workers=1)))
+    lines = own_traceback(caught.value.with_traceback(None)).splitlines()
+    assert lines[1].startswith(f'  File "{__file__}", line') and lines[1].endswith("in __getitem__")
+    assert lines[-2] == "FileNotFoundError: of my own"
+    assert explain(caught.value, "train") is None
 
 
 def test_with_a_closed_standard_error_something_is_said_all_the_same(tmp_path: Path) -> None:
