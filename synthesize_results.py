@@ -15,7 +15,7 @@ from lab.config.schema import SynthesizeConfig, nearest_name
 from lab.runs.reading import printable
 from lab.tables.cells import Table
 from lab.tables.content import heading, pivot_tables, table_of
-from lab.tables.curves import MOST_CURVES, best_curves, effects_of
+from lab.tables.curves import MOST_CURVES, best_curves, effects_of, forest_row, panels_of
 from lab.tables.diff import describe_difference
 from lab.tables.events import write_mean_curves
 from lab.tables.facts import facts_of
@@ -28,24 +28,28 @@ from utils import PROJECT, UserError, write_file
 
 
 def draw_pictures(summary: Summary) -> list[tuple[str, Path]]:
-    """Draws the learning curves of the best rows and the effect of each key into the root: (heading, file) of each."""
-    from lab.plots.comparisons import EffectLine, MeanCurve, draw_effects, draw_mean_curves
+    """Draws rows, learning curves and the effect of each key into the root: (heading, file) of each, the rows first."""
+    from lab.plots.comparisons import EffectLine, ForestRow, MeanCurve, draw_effects, draw_forest, draw_mean_curves
     from lab.plots.figures import save_png
 
-    pictures = []
+    metric, figures = summary.metric, {}
+    if panels := panels_of(summary):
+        forest = {data: [ForestRow(*forest_row(name, row, metric)) for name, row in of] for data, of in panels.items()}
+        title = "Every row with its 95% interval: blue is what cannot be told from the best"
+        figures["rows"] = (title, draw_forest(forest, metric, higher=summary.higher))
     if curves := best_curves(summary):
-        num_rows = sum(row.result is not None for row in summary.rows)
-        few = f"the best {MOST_CURVES} of {num_rows} rows, " if num_rows > MOST_CURVES else ""
-        file = summary.root / "results_curves.png"
-        panel = {name: MeanCurve(*curve) for name, curve in curves.items()}
-        save_png(draw_mean_curves({"": panel}, summary.metric), file)
-        pictures.append((f"Learning curves: {few}mean and 95% band over runs", file))
+        shown = {data: {name: MeanCurve(*curve) for name, curve in of.items()} for data, of in curves.items()}
+        title = f"Learning curves: the best {MOST_CURVES} rows at most, mean and 95% band over runs"
+        figures["curves"] = (title, draw_mean_curves(shown, metric))
     if effects := effects_of(summary):
-        file = summary.root / "results_effects.png"
-        lines = {name: [EffectLine(*line) for line in some] for name, some in effects.items()}
-        save_png(draw_effects(lines, summary.metric), file)
-        pictures.append(("Effect of each key: a line connects rows that agree in all other keys", file))
-    return pictures
+        lines = {key: [EffectLine(*line) for line in of] for key, of in effects.items()}
+        figures["effects"] = (
+            "Effect of each key: a line connects rows that agree in all others",
+            draw_effects(lines, metric),
+        )
+    for name, (_, figure) in figures.items():
+        save_png(figure, summary.root / f"results_{name}.png")
+    return [(title, summary.root / f"results_{name}.png") for name, (title, _) in figures.items()]
 
 
 def write_report(summary: Summary, pivots: Sequence[Table] = ()) -> list[Path]:
@@ -64,7 +68,8 @@ def write_report(summary: Summary, pivots: Sequence[Table] = ()) -> list[Path]:
         [table, *pivots],
         heading=heading(summary),
         notes=summary.notes,
-        pictures=[(text, file.read_bytes()) for text, file in pictures],
+        first=[(text, file.read_bytes()) for text, file in pictures[:1]],
+        pictures=[(text, file.read_bytes()) for text, file in pictures[1:]],
         facts=facts,
     )
     contents = {

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lab.runs.reading import Run, read_curve
 from lab.tables.cells import Estimate
+from lab.tables.comparisons import AMONG_BEST, BEST
 from lab.tables.rows import Row
 from lab.tables.statistics import estimate
-from lab.tables.summary import Summary
+from lab.tables.summary import Summary, data_name
 
 MOST_CURVES, MOST_EFFECTS = 7, 12  # in one picture
 
-Curves = dict[str, tuple[list[int], list[float], list[float | None]]]
+Curve = tuple[list[int], list[float], list[float | None], list[tuple[list[int], list[float]]]]
 
 
 def mean_curve(curves: Sequence[Mapping[int, Mapping[str, float]]], name: str) -> dict[int, Estimate]:
@@ -27,14 +29,39 @@ def runs_of(row: Row) -> list[Run]:
     return [run for runs in row.by_seed().values() for run in runs]
 
 
-def best_curves(summary: Summary) -> Curves:
-    """(epochs, means, half-widths) of the best rows, by their names; empty where no run has a curve."""
-    curves = {}
-    for rank, row in enumerate([row for row in summary.rows if row.result][:MOST_CURVES], start=1):
-        curve = mean_curve([read_curve(run) for run in runs_of(row)], summary.metric)
-        means, halves = [e.mean for e in curve.values()], [e.half for e in curve.values()]
-        curves[f"{rank}. {summary.label(row)}"] = (list(curve), means, halves)
-    return curves if any(epochs for epochs, _, _ in curves.values()) else {}
+def panels_of(summary: Summary) -> dict[str, list[tuple[str, Row]]]:
+    """By dataset: (name, row) of the rows with a result, best first, the names without the dataset where it varies."""
+    return {
+        data_name(data): [(summary.label(row, without="data._target_"), row) for row in rows]
+        for data, rows in summary.by_data().items()
+    }
+
+
+def forest_row(name: str, row: Row, metric: str) -> tuple[str, float, float | None, list[float], Any]:
+    """(name, mean, half-width, single values, standing) of a row, for the picture of all rows."""
+    assert row.result
+    standing = row.standing if row.standing in (BEST, AMONG_BEST) else "other"
+    return name, row.result.mean, row.result.half, list(row.metric(metric).values()), standing
+
+
+def best_curves(summary: Summary) -> dict[str, dict[str, Curve]]:
+    """By dataset and name: the mean curves of the best rows; empty where no run has a curve."""
+    panels = panels_of(summary)
+    best = list(dict.fromkeys(summary.label(row, without="data._target_") for row in summary.rows if row.result))[
+        :MOST_CURVES
+    ]
+    curves: dict[str, dict[str, Curve]] = {}
+    for data, rows in panels.items():
+        curves[data] = {}
+        for name, row in rows:
+            if name in best:
+                own = [read_curve(run) for run in runs_of(row)]
+                curve = mean_curve(own, summary.metric)
+                single = [{epoch: x[summary.metric] for epoch, x in one.items() if summary.metric in x} for one in own]
+                lines = [(list(one), list(one.values())) for one in single]
+                means, halves = [e.mean for e in curve.values()], [e.half for e in curve.values()]
+                curves[data][name] = (list(curve), means, halves, lines)
+    return curves if any(epochs for of in curves.values() for epochs, *_ in of.values()) else {}
 
 
 def effects_of(summary: Summary) -> dict[str, list[tuple[str, dict[str, float]]]]:

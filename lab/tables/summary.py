@@ -36,9 +36,9 @@ class Summary:
     remarks: list[str] = field(default_factory=list)  # on the numbers
     sequential: bool = False
 
-    def label(self, row: Row) -> str:
-        """A row in a few words: "CNN, lr 0.01"."""
-        named = zip(self.keys, self.names, row.values, strict=True)
+    def label(self, row: Row, *, without: str = "") -> str:
+        """A row in a few words: "CNN, lr 0.01"; without: a key that is left out."""
+        named = [item for item in zip(self.keys, self.names, row.values, strict=True) if item[0] != without]
         return ", ".join(x if key.endswith("_target_") else f"{name} {x}" for key, name, x in named) or "all runs"
 
     def by_data(self) -> dict[frozenset[str], list[Row]]:

@@ -58,7 +58,7 @@ def test_the_page_needs_nothing_else_and_links_to_every_run(tmp_path: Path) -> N
     )
     assert all((tmp_path / unquote(link)).is_dir() for link in links)
     assert "2 failed" in page.text
-    assert len(page.attributes["src"]) == 2
+    assert len(page.attributes["src"]) == 3
     for source in page.attributes["src"]:
         kind, _, data = source.partition("base64,")
         assert kind == "data:image/png;" and base64.b64decode(data).startswith(b"\x89PNG")
@@ -74,7 +74,7 @@ def test_hostile_values_are_harmless_everywhere(tmp_path: Path) -> None:
     summary = summarize(root, pivot=["note", "model"])
     write_report(summary, pivot_tables(summary, ["note", "model"]))
     page = Page((root / "results.html").read_text())
-    assert page.tags.count("script") == 1 and page.tags.count("img") == 2
+    assert page.tags.count("script") == 1 and page.tags.count("img") == 3
     assert not {"onclick", "onerror"} & page.attributes.keys()
     assert '<script>alert("1")</script> & 50% of $x_1$' in page.text  # as text
     latex = "".join(line for line in (root / "results.tex").read_text().splitlines(True) if not line.startswith("%"))
