@@ -70,7 +70,7 @@ def make_split(dataset: Dataset, split: str, collate_fn: Callable[[list[Any]], A
     try:
         made = dataset(split)
     except Exception as error:
-        if getattr(error, "for_user", False):
+        if getattr(error, "for_user", False) or isinstance(error, (OSError, MemoryError)):  # of files, of the machine
             raise
         raise DataError(f"the {split} split of the data cannot be made ({what_failed(error)})") from error
     if made is None or isinstance(made, Split):

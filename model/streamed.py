@@ -71,6 +71,8 @@ class Streamed:
             seed_example(seed, epoch, -1 - indices[0])
             try:
                 batch = (self.collate or collate)(items)
+            except MemoryError:
+                raise
             except Exception as error:
                 raise DataError(
                     f"the items of {type(self.dataset).__name__} cannot be made a batch ({what_failed(error)}); give "
@@ -106,7 +108,7 @@ class Streamed:
             item = self.dataset[row]
             return item if transform is None else transformed(item, transform)
         except Exception as error:
-            if getattr(error, "for_user", False):
+            if getattr(error, "for_user", False) or isinstance(error, MemoryError):
                 raise
             raise DataError(
                 f"item {row} of {type(self.dataset).__name__} cannot be read ({what_failed(error)})"

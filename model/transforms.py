@@ -79,6 +79,8 @@ def transform_each(
             seed_example(seed, epoch, index)
             try:
                 made.append(transform(*one))
+            except MemoryError:
+                raise
             except Exception as error:
                 raise DataError(f"data.transform fails for example {index} ({what_failed(error)})") from error
     columns = list(zip(*map(leaves, made), strict=True))
