@@ -121,8 +121,8 @@ class Batching:
         if self.transform is not None and isinstance(inputs, Tensor) and inputs.shape[1:] != self.input_shape:
             given, known = ("x".join(map(str, shape)) for shape in (inputs.shape[1:], self.input_shape))
             raise DataError(
-                f"data.transform makes examples of {given}, but the network is for {known}, as validation has them; let "
-                f"the dataset itself give them in that size"
+                f"data.transform or data.augment makes an example of {given}, but the network is for {known}; each has to "
+                f"come out in the same size"
             )
         indices = indices.to(self.device)
         inputs = self.augment(inputs, indices)

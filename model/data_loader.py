@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,10 +22,10 @@ from model.cache import Decoded
 from model.examples import Examples, Folder
 from model.mixing import make_mixing
 from model.net import DataSpec
-from model.splits import Split, check_fit
+from model.splits import Split, check_fit, form_of
 from model.streamed import Streamed
 from model.streaming import StreamLoader
-from model.transforms import sort_transforms, transform_each
+from model.transforms import Functions, sort_transforms, transform_each
 from model.trees import DataError, Tree, tree_map, tree_split
 
 GATHER_AT = 512  # examples taken from a dataset in memory at once: several small batches cost little more than one
@@ -137,7 +137,7 @@ def make_loader(
     flip: bool | Literal["alternate"] = False,
     mixup: float = 0.0,
     cutmix: float = 0.0,
-    transform: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+    transform: Functions = None,
     passes: int = 1,
     num_workers: int = 0,
     max_batches: int | None = None,
@@ -147,12 +147,12 @@ def make_loader(
 
     transform: as in `sort_transforms`; part: which of a batch's examples are this process's, where several train together.
     """
-    check_fit(examples, spec)
+    of_each, of_batch = sort_transforms(transform)
+    check_fit(examples, spec, of_each)
     batch_size = batch_size or len(examples)
     if shuffle:
         check_batch_size(batch_size, len(examples))
-    targets, sizes = examples.form[1], {"passes": passes, "num_examples": len(examples), "seed": seed}
-    of_each, of_batch = sort_transforms(transform)
+    targets, sizes = form_of(examples, of_each)[1], {"passes": passes, "num_examples": len(examples), "seed": seed}
     if passes > 1 and transform:
         raise DataError("data.passes above 1 would transform an example alike in each pass; take more epochs instead")
     batching = Batching(

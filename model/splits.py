@@ -12,7 +12,8 @@ from torch.utils.data import IterableDataset
 from model.draws import epoch_order, generator_for
 from model.examples import Examples, Folder, are_class_numbers, are_images
 from model.net import DataSpec
-from model.streamed import Streamed, is_map_style, stream, what_failed
+from model.streamed import Streamed, Transform, is_map_style, stream, what_failed
+from model.transforms import Functions, sort_transforms, transform_each
 from model.trees import DataError, Tree, num_examples
 
 STATISTICS_SIZE = 2000  # examples that are not in memory from which their mean and std are estimated
@@ -69,7 +70,7 @@ def make_split(dataset: Dataset, split: str, collate_fn: Callable[[list[Any]], A
     try:
         made = dataset(split)
     except Exception as error:
-        if getattr(error, "for_user", False):
+        if getattr(error, "for_user", False) or isinstance(error, (OSError, MemoryError)):  # of files, of the machine
             raise
         raise DataError(f"the {split} split of the data cannot be made ({what_failed(error)})") from error
     if made is None or isinstance(made, Split):
@@ -107,14 +108,20 @@ def task_of(targets: Tree, classes: Sequence[str]) -> tuple[str, int]:
 
 
 def describe(
-    training: Split, mean: Sequence[float] | None, std: Sequence[float] | None, *, standardize: bool = False
+    training: Split,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    *,
+    standardize: bool = False,
+    transform: Functions = None,
 ) -> DataSpec:
     """The DataSpec of training examples; mean and std of images are computed from them where they are None.
 
-    standardize: so are those of other inputs, and of targets that are values. Where the examples are not in memory, they
-    are estimated from 2,000 of them.
+    standardize: so are those of other inputs, and of targets that are values; transform: what is done to the examples of
+    every split, as `make_loader` takes it. Where they are not in memory, or transformed, 2,000 of them are measured.
     """
-    inputs, targets = training.form
+    of_each, _ = sort_transforms(transform)
+    inputs, targets = form_of(training, of_each)
     task, output_size = task_of(targets, training.classes)
     if task == "classification" and len(training.classes) < 2:
         raise DataError(
@@ -124,12 +131,12 @@ def describe(
     target_mean: Sequence[float] = ()
     target_std: Sequence[float] = ()
     if standardize:
-        inputs, targets = (some := some_of(training, STATISTICS_SIZE)).inputs, some.targets
+        inputs, targets = some_of(training, STATISTICS_SIZE, of_each)
         check_standardizable(inputs)
         if task == "regression":
             target_mean, target_std = statistics(targets)
     if (mean is None or std is None) and (standardize or are_images(inputs)):
-        own_mean, own_std = statistics(some_of(training, STATISTICS_SIZE).inputs)
+        own_mean, own_std = statistics(some_of(training, STATISTICS_SIZE, of_each)[0])
         mean, std = mean if mean is not None else own_mean, std if std is not None else own_std
     channels = shape[0] if shape else 0
     for name, values in (("mean", mean), ("std", std)):
@@ -180,11 +187,26 @@ def pixel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def some_of(examples: Split, number: int) -> Examples:
-    """Examples in memory, or up to `number` of those that are not, the same ones each time."""
-    if isinstance(examples, Examples):
-        return examples
-    return examples.subset(epoch_order(len(examples), shuffle=True, seed=0, epoch=0)[:number]).in_memory()
+def some_of(examples: Split, number: int, transform: Transform | None = None) -> tuple[Tree, Tree]:
+    """(inputs, targets) of examples in memory; of up to `number`, the same ones each time, where they are not yet there."""
+    if isinstance(examples, Examples) and transform is None:
+        return examples.inputs, examples.targets
+    some = epoch_order(len(examples), shuffle=True, seed=0, epoch=0)[:number]
+    return read_all(examples.subset(some), transform)
+
+
+def form_of(examples: Split, transform: Transform | None) -> tuple[Tree, Tree]:
+    """(inputs, targets) of at least one example, as they come out of a transform."""
+    return examples.form if transform is None else read_all(examples.subset(torch.tensor([0])), transform)
+
+
+def read_all(examples: Split, transform: Transform | None) -> tuple[Tree, Tree]:
+    """(inputs, targets) of all examples given, read and transformed."""
+    indices = list(range(len(examples)))
+    if isinstance(examples, Streamed):
+        return examples.read(indices, transform=transform)
+    held = examples.in_memory()
+    return transform_each(transform, held.inputs, held.targets, indices, seed=0, epoch=0)
 
 
 def shape_of(inputs: Tree) -> tuple[int, ...]:
@@ -192,9 +214,9 @@ def shape_of(inputs: Tree) -> tuple[int, ...]:
     return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
 
 
-def check_fit(examples: Split, spec: DataSpec) -> None:
+def check_fit(examples: Split, spec: DataSpec, transform: Transform | None = None) -> None:
     """DataError where examples are not of the shape and the classes that networks for `spec` are built for."""
-    inputs, targets = examples.form
+    inputs, targets = form_of(examples, transform)
     if (shape := shape_of(inputs)) != tuple(spec.input_shape):
         given, known = ("x".join(map(str, sizes)) or "of their own" for sizes in (shape, spec.input_shape))
         raise DataError(f"the examples are of shape {given}, but the network is for {known}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, default_collate
 
 from model.draws import random_state_kept, seed_example
-from model.examples import Examples, are_class_numbers, check_labels, class_names
+from model.examples import Examples, check_labels, class_names
 from model.trees import DataError, Tree, leaves, tree_map
 
 Transform = Callable[[Any, Any], tuple[Any, Any]]  # the inputs and target of one example -> the same
@@ -60,16 +60,7 @@ class Streamed:
     @cached_property
     def form(self) -> tuple[Tree, Tree]:
         """The inputs and targets of the first item alone, as a batch."""
-        inputs, targets = self.read([0])
-        if isinstance(targets, Tensor) and targets.dim() == 1:
-            if targets.is_floating_point():
-                raise DataError("an item's target is a float without an axis; a target is a class number or a tensor")
-            if not self.classes:
-                raise DataError(
-                    f"{type(self.dataset).__name__} gives class numbers, but names no classes; give it an attribute "
-                    f"`classes` (their names), or `targets` (all class numbers)"
-                )
-        return inputs, targets
+        return self.read([0])
 
     def read(
         self, indices: Sequence[int], *, seed: int = 0, epoch: int = 0, transform: Transform | None = None
@@ -80,6 +71,8 @@ class Streamed:
             seed_example(seed, epoch, -1 - indices[0])
             try:
                 batch = (self.collate or collate)(items)
+            except MemoryError:
+                raise
             except Exception as error:
                 raise DataError(
                     f"the items of {type(self.dataset).__name__} cannot be made a batch ({what_failed(error)}); give "
@@ -92,9 +85,21 @@ class Streamed:
                 f"collate_fn made tensors of {' and '.join(map(str, lengths))} examples out of {len(indices)} items; the "
                 f"first axis of each counts the items"
             )
-        if are_class_numbers(targets) and self.classes:
-            check_labels(targets, self.classes, of=f" of {type(self.dataset).__name__}")
+        if isinstance(targets, Tensor) and targets.dim() == 1:
+            self._check_labels(targets)
         return inputs, targets
+
+    def _check_labels(self, targets: Tensor) -> None:
+        """DataError where targets [n] are no class numbers."""
+        name = type(self.dataset).__name__
+        if targets.is_floating_point():
+            raise DataError(f"the targets of {name} are floats [n]; they are class numbers, or tensors [n, outputs]")
+        if not self.classes:
+            raise DataError(
+                f"{name} gives class numbers, but names no classes; give it an attribute `classes` (their names), or "
+                f"`targets` (all class numbers)"
+            )
+        check_labels(targets, self.classes, of=f" of {name}")
 
     def _read_one(self, index: int, seed: int, epoch: int, transform: Transform | None) -> Any:
         row = int(self.rows[index])
@@ -103,7 +108,7 @@ class Streamed:
             item = self.dataset[row]
             return item if transform is None else transformed(item, transform)
         except Exception as error:
-            if getattr(error, "for_user", False):
+            if getattr(error, "for_user", False) or isinstance(error, MemoryError):
                 raise
             raise DataError(
                 f"item {row} of {type(self.dataset).__name__} cannot be read ({what_failed(error)})"

@@ -15,15 +15,17 @@ from model.streamed import Transform, what_failed
 from model.trees import DataError, Tree, leaves, tree_map
 
 Function = Callable[..., Any]
+Functions = Function | Sequence[Function] | None
 
 
-def sort_transforms(transform: Function | Sequence[Function] | None) -> tuple[Transform | None, list[Function]]:
+def sort_transforms(transform: Functions) -> tuple[Transform | None, list[Function]]:
     """(what is done to each example, what is done to a batch afterwards) of the functions given.
 
     A function of a batch, Batch -> Batch on the run's device, says so by its attribute `of_batch`. Any other is one of an
     example's input; or of its (input, target), giving both, where it has two parameters without defaults or is one of
     torchvision's v2 transforms and the target has axes of its own (a mask, say, which then moves with its image). Inputs
-    that are images come as uint8 or Pillow has them; what comes out as float is in [0, 1], and is normalised with the rest.
+    that are images come as uint8 or as Pillow has them. What comes out as float is on the scale of the data's mean and
+    deviation, [0, 1] for a pixel, and is normalised by them if it has them.
     """
     functions: list[Any] = list(transform) if isinstance(transform, Sequence) else [transform] if transform else []
     for function in functions:
@@ -77,11 +79,20 @@ def transform_each(
             seed_example(seed, epoch, index)
             try:
                 made.append(transform(*one))
+            except MemoryError:
+                raise
             except Exception as error:
                 raise DataError(f"data.transform fails for example {index} ({what_failed(error)})") from error
-    columns = [torch.stack(tensors) for tensors in zip(*map(leaves, made), strict=True)]
-    rows = iter(columns)
-    return tree_map(lambda _: next(rows), made[0])
+    columns = list(zip(*map(leaves, made), strict=True))
+    for column in columns:
+        shapes = {tuple(tensor.shape) for tensor in column}
+        if len(shapes) > 1:
+            first, second = ("x".join(map(str, shape)) for shape in sorted(shapes)[:2])
+            raise DataError(
+                f"data.transform or data.augment makes examples of {first} and of {second}; give all one size"
+            )
+    stacked = iter([torch.stack(column) for column in columns])
+    return tree_map(lambda _: next(stacked), made[0])
 
 
 def transform_batch(functions: Sequence[Function], batch: Any, *, seed: int, epoch: int, first: int) -> Any:

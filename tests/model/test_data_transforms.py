@@ -8,42 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
+from transform_cases import epoch_of, images, streamed, table
 
-from model.augment import Normalize
 from model.batching import Batch
-from model.data_loader import make_loader
 from model.examples import Examples
-from model.mixing import Mixing
 from model.net import DataSpec
-from model.splits import describe, load_split
+from model.splits import describe
 from model.trees import DataError, leaves
-
-CPU = torch.device("cpu")
-SPEC = DataSpec((3, 8, 8), 5, "classification", (0.5,), (0.25,), tuple("abcde"))
-
-
-def images(num: int = 60) -> Examples:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(1, 256, (num, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    return Examples(pixels, torch.arange(num) % 5, list("abcde"))
-
-
-def streamed(examples: Examples) -> Any:
-    dataset = TensorDataset(examples.inputs, examples.targets)
-    dataset.classes = examples.classes
-    return load_split({"test": dataset}.get, "test", val_fraction=0.1, split_seed=0)
-
-
-def epoch_of(examples: Any, epoch: int = 1, spec: DataSpec = SPEC, *, start: int = 0, **options: Any) -> list[Batch]:
-    loader = make_loader(examples, spec, device=CPU, **{"batch_size": 8, "shuffle": True, "seed": 3} | options)
-    loader.set_epoch(epoch, start=start)
-    found = list(loader)
-    loader.close()
-    return found
 
 
 def assert_equal(left: list[Batch], right: list[Batch]) -> None:
@@ -103,64 +76,29 @@ def test_what_a_transform_gives_as_float_is_normalised_like_a_pixel() -> None:
         torch.testing.assert_close(one.inputs, other.inputs)
 
 
-# ----------------------------------------------------------------------------------------------------------------- mixing
+def halved(image: Tensor) -> Tensor:
+    return image[:, ::2, ::2]
 
 
-def with_numbers(num: int = 50) -> Examples:
-    """Images all of whose pixels are the image's number, so that what was mixed can be read off."""
-    pixels = torch.arange(num, dtype=torch.uint8).view(-1, 1, 1, 1).expand(num, 1, 10, 12).contiguous()
-    return Examples(pixels, torch.arange(num), [str(number) for number in range(num)])
+@pytest.mark.parametrize("make", [images, lambda: streamed(images())], ids=["memory", "streamed"])
+def test_a_transform_of_every_split_says_what_the_network_is_for(make: Any) -> None:
+    examples = make()
+    spec = describe(examples, None, None, transform=[halved])
+    assert spec.input_shape == (3, 4, 4)
+    pixels = images().inputs[:, :, ::2, ::2].double() / 255
+    np.testing.assert_allclose(spec.mean, pixels.mean(dim=(0, 2, 3)), atol=1e-6)
+    (batch,) = epoch_of(examples, 1, spec, batch_size=60, shuffle=False, transform=[halved])
+    torch.testing.assert_close(batch.inputs.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    with pytest.raises(DataError, match="are of shape 3x8x8, but the network is for 3x4x4"):
+        epoch_of(examples, 1, spec)
 
+    def to_float(image: Tensor) -> Tensor:
+        return image / 7 - 3
 
-def mixed(**options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(the pixels [n, 10, 12], the probabilities [n, 50], the examples' own numbers [n])."""
-    spec = DataSpec((1, 10, 12), 50, "classification", (0.0,), (1.0,), tuple(map(str, range(50))))
-    (batch,) = epoch_of(with_numbers(), 1, spec, batch_size=50, shuffle=False, **options)
-    return batch.inputs[:, 0] * 255, batch.targets, torch.arange(50)
-
-
-def test_mixup_mixes_targets_as_it_mixes_pixels() -> None:
-    pixels, probabilities, own = mixed(mixup=0.5)
-    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(50))
-    assert (pixels.flatten(1).std(dim=1) < 1e-3).all()
-    torch.testing.assert_close(pixels[:, 0, 0], probabilities @ torch.arange(50.0))
-    partner = (probabilities - F.one_hot(own, 50)).argmax(dim=1)
-    assert len(set(partner.tolist())) > 40
-    loss = F.cross_entropy(torch.randn(50, 50), probabilities, reduction="none")
-    assert loss.shape == (50,)
-
-
-def test_cutmix_gives_a_rectangle_and_its_share_of_the_target() -> None:
-    pixels, probabilities, own = mixed(cutmix=1.0)
-    areas = []
-    for image, row, number in zip(pixels.round(), probabilities, own, strict=True):
-        inside = image != number
-        areas.append(float(inside.float().mean()))
-        torch.testing.assert_close(row[number], 1 - inside.float().mean())
-        if inside.any():
-            rows, columns = inside.any(dim=1), inside.any(dim=0)
-            assert torch.equal(inside, rows[:, None] & columns[None, :]) and len(image[inside].unique()) == 1
-            for line in (rows, columns):  # in one piece
-                assert int((line[1:] != line[:-1]).sum()) <= 2
-    assert min(areas) < 0.1 and max(areas) > 0.5
-
-
-def test_the_shares_are_drawn_from_the_beta_distribution() -> None:
-    mixing = Mixing(mixup=0.3, cutmix=0.0, num_classes=2, num_examples=20_000, seed=0)
-    shares, is_cut = mixing.shares.double(), mixing.is_cut
-    assert abs(float(shares.mean()) - 0.5) < 0.01 and abs(float(shares.var()) - 1 / (4 * (2 * 0.3 + 1))) < 0.005
-    assert not is_cut.any()
-    both = Mixing(mixup=0.3, cutmix=1.0, num_classes=2, num_examples=20_000, seed=0)
-    assert abs(float(both.is_cut.float().mean()) - 0.5) < 0.02
-    assert abs(float(both.shares[both.is_cut].var()) - 1 / 12) < 0.005
-
-
-def test_values_are_mixed_too() -> None:
-    inputs = torch.arange(40.0).view(-1, 1)
-    examples = Examples(inputs, 3 * inputs)
-    (batch,) = epoch_of(examples, 1, describe(examples, None, None), batch_size=40, mixup=1.0)
-    torch.testing.assert_close(batch.targets, 3 * batch.inputs)
-    assert not torch.equal(batch.inputs.sort(dim=0).values, inputs)
+    spec = describe(examples, None, None, transform=to_float)
+    assert spec.mean == spec.std == ()  # what a transform makes floats of is its own affair
+    (batch,) = epoch_of(examples, 1, spec, batch_size=60, shuffle=False, transform=to_float)
+    assert torch.equal(batch.inputs, images().inputs / 7 - 3)
 
 
 # --------------------------------------------------------------------------------------------------- targets with axes
@@ -203,49 +141,20 @@ def test_a_function_of_two_gets_the_target() -> None:
         assert torch.equal(bright(batch), batch.targets.bool())
 
 
-# ------------------------------------------------------------------------------------------------------ standardisation
-
-
-def table(num: int = 200) -> Examples:
-    generator = torch.Generator().manual_seed(2)
-    inputs = torch.randn(num, 3, generator=generator) * torch.tensor([1e4, 1.0, 0.0]) + torch.tensor([5e6, -3.0, 7.0])
-    return Examples(inputs, torch.randn(num, 2, generator=generator) * 50 + 1000)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_table_is_standardised_by_its_training_split(stream: bool) -> None:
-    examples = table()
-    spec = describe(examples, None, None, standardize=True)
-    inputs, targets = examples.inputs.double().numpy(), examples.targets.double().numpy()
-    np.testing.assert_allclose(spec.mean, inputs.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(spec.std, [*inputs.std(axis=0)[:2], 1.0], rtol=1e-9)
-    np.testing.assert_allclose(spec.target_mean, targets.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(spec.target_std, targets.std(axis=0), rtol=1e-9)
-    source = streamed(examples) if stream else examples
-    batch = epoch_of(source, 1, spec, batch_size=200, shuffle=False)[0]
-    np.testing.assert_allclose(batch.targets, (targets - targets.mean(0)) / targets.std(0), atol=1e-4)
-    np.testing.assert_allclose(batch.inputs.mean(0), 0, atol=1e-2)
-    np.testing.assert_allclose(batch.inputs.std(0), [1, 1, 0], atol=1e-2)
-    restored = Normalize(spec.target_mean, spec.target_std).inverse(batch.targets)
-    torch.testing.assert_close(restored, examples.targets)
-
-
-def test_without_it_tables_are_as_they_are() -> None:
-    spec = describe(table(), None, None)
-    assert spec.mean == spec.std == spec.target_mean == spec.target_std == ()
-
-
-def test_class_numbers_and_several_labels_are_not_standardised() -> None:
-    for targets in (torch.arange(200) % 2, torch.zeros(200, 2)):
-        spec = describe(Examples(table().inputs, targets, ["a", "b"]), None, None, standardize=True)
-        assert spec.target_mean == spec.target_std == () and len(spec.mean) == 3
-
-
 # ------------------------------------------------------------------------------------------------------------- mistakes
 
 
 def failing(image: Tensor) -> Tensor:
     return image[99]
+
+
+def ragged(image: Tensor) -> Tensor:
+    """Whole for the first example, which is looked at, and cut for every other one."""
+    return image if torch.equal(image, images(1).inputs[0]) else image[:, : int(image[0, 0, 0]) % 7 + 1]
+
+
+def smaller(image: Tensor) -> Tensor:
+    return image if torch.equal(image, images(1).inputs[0]) else image[:, :5]
 
 
 MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -256,7 +165,13 @@ MISTAKES: dict[str, tuple[Any, dict[str, Any], str]] = {
         r"fails for example \d+ \(IndexError: .*test_data_transforms\.py, line",
     ),
     "an error, streamed": (lambda: streamed(images()), {"transform": failing}, r"\(IndexError: .*transforms\.py, line"),
-    "another size": (images, {"transform": v2.Resize(5)}, "makes examples of 3x5x5, but the network is for 3x8x8"),
+    "another size": (images, {"transform": v2.Resize(5)}, "are of shape 3x5x5, but the network is for 3x8x8"),
+    "any size": (images, {"transform": ragged}, r"makes examples of 3x\dx8 and of 3x\dx8; give all one size"),
+    "too small": (
+        lambda: streamed(images()),
+        {"transform": smaller, "batch_size": 1},
+        "example of 3x5x8, but the network is for 3x8x8",
+    ),
     "passes": (images, {"transform": jitter, "passes": 2}, "data.passes above 1 would transform"),
     "mixing passes": (images, {"mixup": 0.2, "passes": 2}, "data.passes above 1 would mix"),
     "cutmix of a table": (table, {"cutmix": 1.0}, "data.cutmix is for images"),
