@@ -162,6 +162,7 @@ class SearchOptions:
     sampler: Literal["tpe", "random", "grid", "gp", "cmaes"]
     pruner: Literal["none", "median", "hyperband"]
     n_trials: Count
+    confirm: str | int | None  # such as 3x5; of a number alone is said what it takes
     n_jobs: Count | None
     storage: str | None
     seed: Seed

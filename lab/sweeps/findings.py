@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,11 @@ if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do wit
 PRESETS = CONF / "experiment"
 
 
-def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
-    """Says and writes what the search found: the best trial as a command and a preset, importances, pictures, warnings."""
+def conclude(study: optuna.Study, cfg: DictConfig, search: Search, confirmed: Mapping[int, Sequence[float]]) -> None:
+    """Says and writes what the search found: the best trial as a command and a preset, importances, pictures, warnings.
+
+    confirmed: the values of trials on fresh seeds, by number; where there are some, the best of their means is the best.
+    """
     states = [trial.state.name.lower().replace("running", "not ended") for trial in study.trials]
     print("trials  " + ", ".join(f"{number} {state}" for state, number in Counter(states).items()))
     if "complete" not in states and "not ended" in states:
@@ -34,6 +38,11 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
         )
     best = study.best_trial
     value = f"{search.monitor} {best.value:.4f}"
+    if confirmed:
+        higher = study.direction.name == "MAXIMIZE"
+        number = (max if higher else min)(confirmed, key=lambda one: statistics.fmean(confirmed[one]))
+        best, fresh = study.trials[number], confirmed[number]
+        value = f"{search.monitor} {statistics.fmean(fresh):.4f} on average of {len(fresh)} fresh seeds"
     directory = search.directory_of(best.number)
     own = search.overrides_of(best)
     common = [override for override in search.fixed if not override.startswith(("name=", "experiments_dir="))]
@@ -57,7 +66,8 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
     ranked = importances(study)
     if ranked:
         print("weight  " + ", ".join(f"{key} {share:.2f}" for key, share in ranked.items()))
-    draw(study, search, ranked)
+    if any(trial.params for trial in study.trials if trial.value is not None):
+        draw(study, search, ranked)
 
 
 def best_preset(name: str, overrides: Sequence[str], cfg: DictConfig, value: str) -> str:
@@ -112,16 +122,11 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
     by_key = {dimension.key: dimension for dimension in search.space}
     keys = list(ranked) or list(by_key)
     tried = {key: [trial for trial in done if key in trial.params] for key in keys}
-    slices = {
-        key: ([t.params[key] for t in trials], [result_of(t) for t in trials])
-        for key, trials in tried.items()
-        if trials
-    }
+    slices = {key: ([t.params[key] for t in trials], [result_of(t) for t in trials]) for key, trials in tried.items()}
     log = {key for key in keys if by_key[key].log}
-    pictures = []
-    if slices:
-        save_png(draw_slices(slices, search.monitor, log=log), search.folder / "slices.png")
-        pictures.append("slices.png")
+    figure = draw_slices({key: pair for key, pair in slices.items() if pair[0]}, search.monitor, log=log)
+    save_png(figure, search.folder / "slices.png")
+    pictures = ["slices.png"]
     numbers = [key for key in keys if not by_key[key].choices][:2]
     both = [trial for trial in done if all(key in trial.params for key in numbers)]
     if len(numbers) == 2 and len(both) >= 4:
@@ -129,4 +134,4 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
         figure = draw_contour(x, y, [result_of(trial) for trial in both], names=numbers, metric=search.monitor, log=log)
         save_png(figure, search.folder / "contour.png")
         pictures.append("contour.png")
-    print(f"written {', '.join([*pictures, 'best.yaml'])} in {here(search.folder)}")
+    print(f"written {', '.join(pictures)} and best.yaml in {here(search.folder)}")
