@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.command import command, typed_overrides
 from lab.config.schema import SearchConfig
+from lab.sweeps.confirm import confirm, read_confirm
 from lab.sweeps.findings import conclude
 from lab.sweeps.space import as_overrides, default_values, first_values, read_space
 from lab.sweeps.study import explained, open_study, without_password
@@ -36,6 +37,7 @@ def main(cfg: DictConfig) -> None:
     """Searches, and says what was found."""
     from lab.sweeps.pool import num_cpus, visible_gpus
 
+    read_confirm(cfg.search.confirm)  # a mistake is told now
     space = read_space(OmegaConf.to_container(cfg.search.space))  # type: ignore[arg-type]
     mine = ("search=", "search.", "name=", "experiments_dir=")
     typed = [override for override in typed_overrides() if not override.lstrip("+").startswith(mine)]
@@ -53,8 +55,10 @@ def main(cfg: DictConfig) -> None:
         search = Search(study, take_turn, cfg, fixed, monitor, train=train, defaults=defaults)
         gpus = visible_gpus() if cfg.trainer.device in ("auto", "cuda") else []
         num_at_once = max(1, (len(gpus) or num_cpus()) // cfg.trainer.devices)
-        run_trials(search, n_jobs=cfg.search.n_jobs or num_at_once, gpus=gpus)
-        conclude(study, cfg, search)
+        n_jobs = cfg.search.n_jobs or num_at_once
+        run_trials(search, n_jobs=n_jobs, gpus=gpus)
+        confirmed = confirm(search, n_jobs=n_jobs, gpus=gpus, preload=[start.__module__])
+        conclude(study, cfg, search, confirmed)
 
 
 def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:

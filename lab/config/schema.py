@@ -37,7 +37,6 @@ class DataOptions:
     mean: list[float] | None
     std: list[Positive] | None
     standardize: bool
-    skip_broken: bool
     limit: Count | None
     limit_val: Count | None
     limit_test: Count | None
@@ -136,6 +135,7 @@ class SearchOptions:
     sampler: Literal["tpe", "random", "grid", "gp", "cmaes"]
     pruner: Literal["none", "median", "hyperband"]
     n_trials: Count
+    confirm: str | int | None  # such as 3x5; of a number alone is said what it takes
     n_jobs: Count | None
     storage: str | None
     seed: Seed

@@ -154,7 +154,7 @@ def local(tensor: Any) -> Tensor:
 def gradient_norm(weights: Sequence[Tensor]) -> float:
     """The norm of the gradient that the weights hold, over all of them."""
     norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    return float(norm.full_tensor() if is_sharded(norm) else norm)  # type: ignore[attr-defined, operator]
+    return float(norm.full_tensor() if is_sharded(norm) else norm)  # type: ignore[attr-defined]
 
 
 def share_out(value: Any, *, like: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,11 @@ if TYPE_CHECKING:  # Optuna takes a second to import; --help and mistakes do wit
 PRESETS = CONF / "experiment"
 
 
-def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
-    """Says and writes what the search found: the best trial as a command and a preset, importances, pictures, warnings."""
+def conclude(study: optuna.Study, cfg: DictConfig, search: Search, confirmed: Mapping[int, Sequence[float]]) -> None:
+    """Says and writes what the search found: the best trial as a command and a preset, importances, pictures, warnings.
+
+    confirmed: the values of trials on fresh seeds, by number; where there are some, the best of their means is the best.
+    """
     states = [trial.state.name.lower().replace("running", "not ended") for trial in study.trials]
     print("trials  " + ", ".join(f"{number} {state}" for state, number in Counter(states).items()))
     if "complete" not in states and "not ended" in states:
@@ -33,6 +37,11 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
         )
     best = study.best_trial
     value = f"{search.monitor} {best.value:.4f}"
+    if confirmed:
+        higher = study.direction.name == "MAXIMIZE"
+        number = (max if higher else min)(confirmed, key=lambda one: statistics.fmean(confirmed[one]))
+        best, fresh = study.trials[number], confirmed[number]
+        value = f"{search.monitor} {statistics.fmean(fresh):.4f} on average of {len(fresh)} fresh seeds"
     directory = search.directory_of(best.number)
     own = search.overrides_of(best)
     common = [override for override in search.fixed if not override.startswith(("name=", "experiments_dir="))]
@@ -56,7 +65,8 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search) -> None:
     ranked = importances(study)
     if ranked:
         print("weight  " + ", ".join(f"{key} {share:.2f}" for key, share in ranked.items()))
-    draw(study, search, ranked)
+    if any(trial.params for trial in study.trials if trial.value is not None):
+        draw(study, search, ranked)
 
 
 def best_preset(name: str, overrides: Sequence[str], cfg: DictConfig, value: str) -> str:

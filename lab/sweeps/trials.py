@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +29,7 @@ from lab.devices.device import choose_device
 from lab.runs.directory import recorded_part
 from lab.runs.logger import read_records
 from lab.runs.progress import Progress
+from lab.sweeps.owners import is_free, owner, owner_of
 from lab.sweeps.samplers import NUM_EVEN, even_values
 from lab.sweeps.space import as_overrides, read_space, suggest, values_of
 from lab.sweeps.study import Turn
@@ -266,28 +267,6 @@ class Search:
         taken.held.release()
         self.num_told += 1
         return state
-
-
-def owner(directory: Path) -> dict[str, Any]:
-    """What says that this process trains in that directory now."""
-    return {"host": platform.node(), "directory": str(directory), "alive": time.time()}
-
-
-def owner_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any] | None:
-    """What `owner` said of the process that trains a trial; None where that is not recorded, or not so."""
-    recorded = trial.user_attrs.get("owner")
-    kinds: dict[str, Any] = {"host": str, "directory": str, "alive": (int, float)}
-    is_whole = isinstance(recorded, dict) and all(isinstance(recorded.get(key), kind) for key, kind in kinds.items())
-    return recorded if is_whole else None
-
-
-def is_free(file: Path, *, seconds: float = 0) -> bool:
-    """Whether no process holds that lock, or lets go of it within so many seconds."""
-    try:
-        with FileLock(file, timeout=seconds):
-            return True
-    except Timeout:
-        return False
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:

@@ -53,6 +53,25 @@ def test_a_diverged_trial_has_failed_and_is_never_the_best(search: Callable[...,
     assert "optimizer.lr=0.1" in done.out.split("best ")[1]
 
 
+def test_the_best_trials_are_confirmed_on_fresh_seeds(search: Callable[..., Outcome], tmp_path: Path) -> None:
+    arguments = ["search=lr", "search.n_trials=4", "search.confirm=2x2", "seed=7", *SMALL]
+    done = search(*arguments)
+    assert done.code == 0, done.err
+    trials = sorted(study_of(tmp_path).trials, key=lambda trial: trial.value or 0.0, reverse=True)
+    folders = {path.name: path for path in (tmp_path / "found_confirmed").glob("trial-*")}
+    assert folders.keys() == {f"trial-{trial.number:04d}" for trial in trials[:2]}
+    means = {}
+    for name, folder in folders.items():
+        assert {path.name for path in folder.iterdir()} == {"seed-8", "seed-9"}
+        found = [json.loads(path.read_text())["best"]["val/accuracy"] for path in folder.glob("*/metrics.json")]
+        means[int(name.removeprefix("trial-"))] = sum(found) / 2
+    best = max(means, key=lambda number: means[number])
+    assert f"best    trial {best}: val/accuracy {means[best]:.4f} on average of 2 fresh seeds" in done.out
+    assert "fresh seeds, as the best trial" in (tmp_path / "conf" / "found_best.yaml").read_text()
+    again = search(*arguments)
+    assert again.code == 0 and "4 jobs: 4 were finished, 0 ran" in again.out and "start " not in again.out
+
+
 def test_a_trial_that_ends_itself_has_failed(search: Callable[..., Outcome], tmp_path: Path) -> None:
     """Whatever way it takes; and the configuration as it is comes first."""
     (tmp_path / "trap").touch()
@@ -80,6 +99,7 @@ def test_values_that_do_not_go_together_fail_one_trial(search: Callable[..., Out
     ("arguments", "expected"),
     [
         (["search=mpl"], "did you mean mlp?"),
+        (["search.confirm=3"], "search.confirm is 3; it takes null, or as 3x5"),
         (["search.n_trials=0"], "search.n_trials is 0"),
         (["search.sampler=tpee"], "search.sampler"),
         (["search=optimizers", "search.sampler=grid"], "no conditional keys"),
