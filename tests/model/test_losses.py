@@ -122,3 +122,43 @@ def test_losses_are_computed_in_full_precision(precision: str) -> None:
     ((losses, outputs, targets),) = predict(objective, [batch])
     assert losses.dtype == outputs.dtype == torch.float32
     torch.testing.assert_close(losses, F.cross_entropy(outputs, targets, reduction="none"))
+
+
+class Reconstruction(nn.Linear):
+    """A network with a loss of its own, in two terms."""
+
+    def loss(self, inputs: Tensor, targets: None) -> tuple[dict[str, Tensor], Tensor]:
+        outputs = self(inputs)
+        losses = {"loss": (outputs - inputs).square(), "size": outputs.abs().mean()}
+        return losses, outputs
+
+
+def test_a_networks_own_loss_gives_values_of_each_example_by_name() -> None:
+    network, inputs = Reconstruction(4, 4), torch.randn(5, 4)
+    assert default_loss(DataSpec((4,), 0, "custom"), network) is None
+    objective = Objective(network, None, torch.device("cpu"))
+    ((losses, outputs, targets),) = predict(objective, [Batch(inputs, None, 5)])
+    expected = F.linear(inputs, network.weight, network.bias).detach()
+    assert targets is None
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(losses["loss"], (expected - inputs).square().mean(dim=1))
+    torch.testing.assert_close(losses["size"], expected.abs().mean().expand(5))
+
+
+def test_data_of_another_kind_takes_a_loss_that_is_named() -> None:
+    with pytest.raises(TaskError, match=r"loss=own .* loss\(inputs, targets\)"):
+        default_loss(DataSpec((4,), 0, "custom"), network_that_gives("logits"))
+
+
+def test_a_loss_of_pytorchs_may_average_or_not_but_not_sum() -> None:
+    spec, network = DataSpec((4,), 3, "classification"), network_that_gives("logits")
+    _, targets = classification_batch(classes=3)
+    batch = Batch(torch.randn(50, 4), targets, 50)
+    expected = F.cross_entropy(network(batch.inputs), targets, reduction="none").detach()
+    for reduction, values in (("none", expected), ("mean", expected.mean().expand(50))):
+        loss = nn.CrossEntropyLoss(reduction=reduction)
+        check_loss(loss, spec, network)
+        ((losses, _, _),) = predict(Objective(network, loss, torch.device("cpu")), [batch])
+        torch.testing.assert_close(losses, values)
+    with pytest.raises(TaskError, match="choose mean or none"):
+        check_loss(nn.CrossEntropyLoss(reduction="sum"), spec, network)

@@ -15,7 +15,7 @@ from evaluate import measure
 from lab.runs.meter import FOLD_AT, Meter
 from lab.runs.progress import Progress
 from model.losses import Loss, cross_entropy, squared_error
-from model.metrics import DEFAULTS, default_metrics
+from model.metrics import DEFAULTS, accuracy, default_metrics, macro_f1
 from model.net import DataSpec
 
 
@@ -80,6 +80,76 @@ def test_r2_of_constant_targets_is_no_number() -> None:
     targets = torch.full((8, 1), 2.0)
     result = measure([(squared_error(targets + 1, targets), targets + 1, targets)], REGRESSION)
     assert math.isnan(result["r2"])
+
+
+@pytest.mark.parametrize("top", [1, 2, 5])
+def test_accuracy_among_the_likeliest_is_scikit_learns(top: int) -> None:
+    logits, targets = classification_batch()
+    result = measure(ragged(cross_entropy, logits, targets, [7, 40, 3]), {"accuracy": accuracy(top)})
+    expected = sklearn.metrics.top_k_accuracy_score(targets, logits, k=top, labels=range(6))
+    assert result["accuracy"] == pytest.approx(expected, rel=1e-12)
+    assert measure([(targets.double(), logits, targets)], {"all": accuracy(9)})["all"] == 1  # there are six
+
+
+@pytest.mark.parametrize("sizes", SPLITS, ids=lambda sizes: f"{len(sizes)} batches")
+def test_macro_f1_is_scikit_learns(sizes: list[int]) -> None:
+    """With a class that is neither there nor predicted, which counts as 0."""
+    logits, targets = classification_batch()
+    logits[:, 5], targets = -99, targets % 5
+    result = measure(ragged(cross_entropy, logits, targets, sizes), {"f1": macro_f1(6)})
+    options = {"average": "macro", "labels": range(6), "zero_division": 0}
+    assert result["f1"] == pytest.approx(sklearn.metrics.f1_score(targets, logits.argmax(dim=1), **options), rel=1e-6)
+
+
+def test_macro_f1_of_several_labels_is_scikit_learns() -> None:
+    logits = classification_batch()[0]
+    labels = (logits + 2 * torch.randn(50, 6, generator=torch.Generator().manual_seed(7)) > 0).double()
+    loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+    result = measure([(loss, logits, labels)], {"f1": macro_f1(6)})
+    assert result["f1"] == pytest.approx(sklearn.metrics.f1_score(labels, logits > 0, average="macro"), rel=1e-6)
+
+
+class Counted:
+    """A metric with a state, as those of torchmetrics are."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.right = self.seen = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.right += int((outputs.argmax(dim=1) == targets).sum())
+        self.seen += len(targets)
+
+    def compute(self) -> float:
+        return self.right / self.seen
+
+    def state_dict(self) -> dict[str, int]:
+        return {"right": self.right, "seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.right, self.seen = state["right"], state["seen"]
+
+
+def test_a_metric_with_a_state_goes_on_where_a_checkpoint_was_made() -> None:
+    logits, targets = classification_batch()
+    batches = ragged(cross_entropy, logits, targets, [7, 40, 3])
+    metrics = {"counted": Counted(), **CLASSIFICATION}
+    expected = measure(batches, metrics)
+    assert list(expected) == ["loss", "counted", "accuracy"]
+    assert expected["counted"] == expected["accuracy"]
+    meter = Meter(metrics)
+    meter.add(*batches[0])
+    assert meter.result()["counted"] != expected["counted"]
+    meter.add(*batches[1])
+    other = Meter({"counted": Counted(), **CLASSIFICATION})
+    other.load_state_dict(meter.state_dict())
+    other.add(*batches[2])
+    assert other.result() == pytest.approx(expected, rel=1e-14)
+    assert other.num_added == 50
 
 
 def test_means_over_many_examples_are_exact() -> None:
