@@ -59,7 +59,7 @@ def make_split(dataset: Dataset, split: str) -> Split | None:
     try:
         made = dataset(split)
     except Exception as error:
-        if getattr(error, "for_user", False):
+        if getattr(error, "for_user", False) or isinstance(error, OSError):  # which names its file
             raise
         raise DataError(f"the {split} split of the data cannot be made ({what_failed(error)})") from error
     if made is None or isinstance(made, Split):
