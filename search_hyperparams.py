@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
         num_at_once = max(1, (len(gpus) or num_cpus()) // cfg.trainer.devices)
         n_jobs = cfg.search.n_jobs or num_at_once
         run_trials(search, n_jobs=n_jobs, gpus=gpus)
-        confirmed = confirm(search, n_jobs=n_jobs, gpus=gpus, preload=[start.__module__])
+        confirmed = confirm(search, n_jobs=n_jobs, gpus=gpus, preload=[train.__module__])
         conclude(study, cfg, search, confirmed)
 
 
@@ -85,7 +85,7 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
             overview.end(one)
 
     run_pool(
-        search, n_jobs=n_jobs, gpus=gpus, preload=[train.__module__], on_start=overview.start, on_end=end, on_wait=watch
+        search, n_jobs=n_jobs, gpus=gpus, preload=[train.__module__], on_start=overview.train, on_end=end, on_wait=watch
     )
     overview.erase()
     for line in search.refused:

@@ -80,7 +80,13 @@ def load_data(
     """The loaders of a run, or of one of so many processes' part of them; UserError or DataError for what is not right."""
     training, validation = (load_examples(cfg, split) for split in ("train", "val"))
     check_batch_size(cfg.data.batch_size, len(training))  # before a folder is decoded
-    spec = describe(training, cfg.data.mean, cfg.data.std, standardize=cfg.data.standardize)
+    spec = describe(
+        training,
+        cfg.data.mean,
+        cfg.data.std,
+        standardize=cfg.data.standardize,
+        transform=build_transforms(cfg, "transform"),
+    )
     options = {key: cfg.data[key] for key in TRAIN_LOADER} | {
         "transform": build_transforms(cfg, "augment", "transform")
     }

@@ -25,6 +25,8 @@ def migrate(plain: dict[str, Any]) -> dict[str, Any]:
         new["data"] = dict.fromkeys(("limit_val", "limit_test"), new["data"]["limit"]) | new["data"]
     for slot, option in (("loss", "auto"), ("metrics", "auto"), ("learner", "default")):
         new.setdefault(slot, node_of(slot, option))
+    if isinstance(new.get("data"), dict) and "limit_val" not in new["data"]:  # when one limit was that of every split
+        new["data"] = new["data"] | {key: new["data"].get("limit") for key in ("limit_val", "limit_test")}
     for group, options in default_options().items():
         if isinstance(new.get(group), dict):
             new[group] = options | new[group]

@@ -30,7 +30,7 @@ FORMAT = 2  # one more when an older version of the project could not go on from
 
 
 class Damaged(UserError):
-    """A file that is not what was written."""
+    """A file that is not what was written, or not there."""
 
 
 def save_tensors(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
@@ -48,7 +48,7 @@ def save_tensors(path: Path, state: dict[str, Any], *, keep: Path | None = None)
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save_tensors` wrote; Damaged where one bit has changed, UserError where the file is missing or holds else."""
+    """What `save_tensors` wrote; Damaged where it is not what was written, UserError where it holds something else."""
     content = read_whole(path)
     try:
         if not content.startswith(b"PK"):
@@ -68,13 +68,13 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 
 def read_whole(path: Path) -> bytes:
-    """The bytes that `save_tensors` wrote; Damaged where one bit of them has changed, UserError where there are none."""
+    """The bytes that `save_tensors` wrote; Damaged where one bit of them has changed, or where there are none."""
     if path.exists() and not path.is_file():  # a device may have no end
-        raise UserError(f"{path} cannot be read (it is no file)")
+        raise Damaged(f"{path} cannot be read (it is no file)")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        raise Damaged(f"{path} cannot be read ({error.strerror})") from error
     body, mark, digest = content[: -64 - len(MARK)], content[-64 - len(MARK) : -64], content[-64:]
     if mark != MARK or hashlib.sha256(body).hexdigest().encode() != digest:
         raise Damaged(f"{path} is damaged or no checkpoint of this project: its SHA-256 does not match its content")

@@ -47,16 +47,25 @@ def read_json(path: Path, **fields: type) -> Any:
     return content
 
 
+class PlainLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """A reader of plain data that does not choose between two values of one key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len({*keys}) < len(keys):
+            raise ValueError(f"line {node.start_mark.line + 1}: a key stands there twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping of plain data; ValueError or yaml.YAMLError where a file holds something else.
 
     References are refused: none of our files has any, and with them few bytes become many.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     text = read_text(path)
     if "*" in text or " " * MOST_LEVELS in text or sum(map(text.count, "[{-?")) > MOST_LEVELS:  # else it is plain
         check_events(text, path.name)
-    values = loader(text).get_single_data()
+    values = PlainLoader(text).get_single_data()
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no configuration")
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ class Meter:
     def __init__(self, metrics: Mapping[str, Any], world: World = ALONE) -> None:
         self.world = world
         self.means = {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
-        self.stateful = {name: metric for name, metric in metrics.items() if name not in self.means}
+        # Copies: training and validation measure by turns, each in a state of its own.
+        self.stateful = {name: copy.deepcopy(metric) for name, metric in metrics.items() if name not in self.means}
         self.names = list(metrics)
         self.clear()
 

@@ -153,7 +153,7 @@ class Run:
             return last, None
         try:
             state, error = load_tensors(last), None
-        except UserError as found:
+        except Damaged as found:  # what is whole, but of a newer version, is no reason to go back
             state, error = None, found
         if (damage := next((one for one in self.world.gather(error) if one), None)) is None:
             return last, state
@@ -161,7 +161,7 @@ class Run:
             raise Damaged(f"{damage}; start a new run, or rerun=true") from damage
         try:
             state = load_tensors(before)
-        except UserError as found:
+        except Damaged as found:
             raise Damaged(f"{damage}; and {found}; start a new run, or rerun=true") from found
         self.world.gather(None)  # all have read it before it gets another name
         if self.world.is_main:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import io
 import sys
 from collections import defaultdict
 from typing import Any
@@ -21,9 +22,13 @@ def parse_each_text_once() -> None:
         text = stream if isinstance(stream, (str, bytes)) else stream.read()
         key = (text, Loader.__module__, Loader.__qualname__)
         if key not in parsed:
-            parsed[key] = load(text, Loader)
+            again = io.StringIO(text) if isinstance(text, str) else io.BytesIO(text)
+            again.name = getattr(stream, "name", "<unicode string>")  # as an error says where it is
+            parsed[key] = load(again, Loader)
         return copy.deepcopy(parsed[key])
 
+    # What cannot be read passes through here, too, which must not look like a place in a user's own code.
+    load_once.__code__ = load_once.__code__.replace(co_filename=yaml.__file__)
     yaml.load = load_once
     parse = omegaconf.grammar_parser.parse
     parse_once = functools.lru_cache(maxsize=10_000)(parse)  # nothing changes a tree

@@ -110,13 +110,13 @@ def test_restore_names_the_part_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     Checkpoint({"model": torch.nn.Linear(2, 3)}, spec={"a": 1}).save(path)
     other = torch.nn.Linear(2, 3)
-    Checkpoint({"model": other}).restore(path)
+    Checkpoint({"model": other}).restore(load_tensors(path), path)
     assert torch.equal(other.weight, load_tensors(path)["model"]["weight"])
     assert load_tensors(path)["spec"] == {"a": 1}
     with pytest.raises(UserError, match="model"):
-        Checkpoint({"model": torch.nn.Linear(5, 3)}).restore(path)
+        Checkpoint({"model": torch.nn.Linear(5, 3)}).restore(load_tensors(path), path)
     with pytest.raises(UserError, match="optimizer"):
-        Checkpoint({"optimizer": torch.optim.SGD(other.parameters())}).restore(path)
+        Checkpoint({"optimizer": torch.optim.SGD(other.parameters())}).restore(load_tensors(path), path)
 
 
 def test_a_thousand_flipped_bits_are_noticed(tmp_path: Path) -> None:

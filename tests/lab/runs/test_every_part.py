@@ -193,6 +193,11 @@ def test_a_run_with_every_part_goes_on_exactly(end: str, moody: Callable[..., An
     assert_same(go_on(stopped, tmp_path / "again"), expected)
 
 
+def test_training_and_validation_measure_apart(moody: Callable[..., Any]) -> None:
+    lines = moody("in epoch 4")[1]["lines"]
+    assert [(line["train/seen"], line["val/seen"]) for line in lines] == [(3.0, pytest.approx(1.43))] * 4
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_not_restored_is_missed(
     part: str, moody: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

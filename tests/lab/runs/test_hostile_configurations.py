@@ -111,7 +111,7 @@ def test_a_module_of_ones_own_is_imported(run: Path, tmp_path: Path, monkeypatch
     (tmp_path / "my_hostile_test_nets").mkdir()
     (tmp_path / "my_hostile_test_nets" / "small.py").write_text("from model.net import MLP as Net\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("lab.config.targets.PROJECT", tmp_path)  # where one's own modules are
+    monkeypatch.setattr("lab.config.imports.PROJECT", tmp_path)  # where one's own modules are
     for target in ("my_hostile_test_net.Net", "my_hostile_test_nets.small.Net"):
         change_config(run, model___target_=target)
         assert type(load_run(run)[0]).__name__ == "MLP"

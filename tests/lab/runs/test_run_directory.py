@@ -60,7 +60,7 @@ def test_the_run_directory_holds_what_happened(run_train: Callable[..., Path], t
     assert overrides[-len(typed) :] == typed
     recorded = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     composed = OmegaConf.to_container(compose(*overrides))
-    assert {key: composed[key] for key in composed if key not in ("rerun", "dry_run")} == recorded
+    assert {key: composed[key] for key in composed if key not in ("rerun", "dry_run", "like")} == recorded
     assert OmegaConf.to_container(load_config(run)) == recorded
     assert (recorded["seed"], recorded["optimizer"]["lr"], recorded["optimizer"]["momentum"]) == (3, 0.02, 0.9)
 
@@ -76,6 +76,7 @@ def test_the_run_directory_holds_what_happened(run_train: Callable[..., Path], t
     accuracies = [record["val/accuracy"] for record in records]
     best = accuracies.index(max(accuracies))
     assert summary["monitor"] == "val/accuracy"
+    assert summary["higher_is_better"] == {"loss": False, "accuracy": True}
     assert summary["best"] == {"epoch": best + 1} | {name: records[best][name] for name in metrics}
     assert summary["final"] == {"epoch": 3} | {name: records[-1][name] for name in metrics}
 

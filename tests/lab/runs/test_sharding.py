@@ -1,9 +1,10 @@
-"""Processes that share one network train what one would, and each writes its own part of a checkpoint."""
+"""Processes that share one network train what one would, and put it together for a checkpoint like any other."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,14 +15,13 @@ import pytest
 import torch
 from helpers.distributed import DOUBLE, DROPOUT, at_step, numbers, train_with
 from helpers.processes import die_at, in_the_second_save
-from helpers.runs import outcome_of, same
-from lab.runs.sharding import PIECES, changed, dotted, stands_in
+from helpers.runs import assert_same, flip, outcome_of, weights_of
 from torch import nn
 
 import train
 from evaluate import load_run
 from lab.devices.distributed import units
-from lab.runs import pieces
+from lab.runs import checkpoint
 from lab.runs.checkpoint import load_tensors, save_tensors
 from model.net import CNN, DataSpec
 from utils import UserError
@@ -41,11 +41,12 @@ def test_processes_that_share_a_network_give_the_curve_of_one(size: int, options
     assert train_with(1, tmp_path / "one", *DOUBLE, *options) == [0]
     assert train_with(size, tmp_path / "many", *DOUBLE, *options, FSDP) == [0] * size
     torch.testing.assert_close(numbers(tmp_path / "many"), numbers(tmp_path / "one"), rtol=1e-10, atol=1e-10)
-    assert len(list((tmp_path / "many" / "shards").glob("*/*"))) == 4 * size
+    one, many = (weights_of(tmp_path / name / "last.pt") for name in ("one", "many"))
+    torch.testing.assert_close(many, one, rtol=1e-10, atol=1e-10)
 
 
 def test_a_run_goes_on_with_other_processes_and_other_ways_to_share(tmp_path: Path) -> None:
-    """The pieces that some processes have written are read by more, by fewer and by one, and the other way round."""
+    """What some processes have saved is read by more, by fewer and by one, and the other way round, within an epoch."""
     directory, stop = tmp_path / "changing", at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM), on_rank=0)
     options = [*DOUBLE, "optimizer=adam", "optimizer.lr=0.01"]
     assert train_with(1, tmp_path / "one", *options) == [0]
@@ -54,10 +55,14 @@ def test_a_run_goes_on_with_other_processes_and_other_ways_to_share(tmp_path: Pa
         codes = train_with(size, directory, *options, f"trainer.parallel={parallel}", prepare=print if last else stop)
         assert codes == [0 if last else 143] * size
     log = (directory / "train.log").read_text()
-    assert "trainer.devices=3 where it was 2: the same" in log
-    assert "trainer.devices=2 where it was 3 and trainer.parallel=ddp where it was fsdp" in log
-    assert "going on with trainer.parallel=fsdp where it was ddp" in log
-    torch.testing.assert_close(numbers(directory), numbers(tmp_path / "one"), rtol=1e-10, atol=1e-10)
+    for after, before in ((3, 2), (2, 3), (1, 2)):
+        assert f"going on with trainer.devices={after} where it was {before}: the same batches" in log
+    assert log.count("what this epoch has measured so far is left out of its means") == 3
+    of_validation, of_one = ([line[2:] for line in numbers(path)] for path in (directory, tmp_path / "one"))
+    torch.testing.assert_close(of_validation, of_one, rtol=1e-10, atol=1e-10)
+    last, last_of_one = (load_tensors(path / "last.pt") for path in (directory, tmp_path / "one"))
+    for part in ("model", "optimizer"):
+        torch.testing.assert_close(last[part], last_of_one[part], rtol=1e-10, atol=1e-10)
 
 
 @pytest.fixture(scope="module")
@@ -69,34 +74,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_outcome(directory: Path, expected: Path) -> None:
-    found, wanted = ({**outcome_of(path), "pieces": pieces_of(path)} for path in (directory, expected))
-    for outcome in (found, wanted):
-        del outcome["last"]["model"], outcome["last"]["optimizer"]["state"]
-    for what in wanted:
-        assert same(found[what], wanted[what]), what
-    assert len(list((directory / "shards").iterdir())) == 2
-
-
-def pieces_of(directory: Path) -> dict[str, Any]:
-    """Each tensor of last.pt, put together by hand."""
-    found = {}
-
-    def put_together(path: tuple[Any, ...], value: Any) -> None:
-        if stands_in(value):
-            pieces = sorted(value[PIECES]["pieces"])
-            parts = [
-                load_tensors(directory / file)[f"{dotted(path[1:])}@{','.join(map(str, offsets))}"]
-                for offsets, _, file in pieces
-            ]
-            assert len(parts) == 2
-            found[path] = torch.cat(parts)
-        elif isinstance(value, torch.Tensor):
-            found[path] = value
-
-    state = load_tensors(directory / "last.pt")
-    changed({key: state[key] for key in ("model", "optimizer")}, put_together)
-    assert len(found) == 6 + 6 * 3
-    return found
+    assert_same(outcome_of(directory), outcome_of(expected))
+    assert all(path.is_file() for path in directory.iterdir())
 
 
 def in_step(number: int, signum: int, *, on_rank: int) -> Callable[[int], None]:
@@ -110,19 +89,21 @@ def in_validation(rank: int) -> None:
 
 
 def in_save(number: int, *, on_rank: int) -> Callable[[int], None]:
-    """Dies in the middle of writing its pieces for the so-manyth time."""
+    """Dies at the so-manyth time that the main process begins a file, or another one gives its parts of a state."""
 
     def prepare(rank: int) -> None:
-        save, times = pieces.save_tensors, []
+        name, times = "save_tensors" if rank == 0 else "put_together", []
+        original = getattr(checkpoint, name)
 
-        def torn(path: Path, tensors: dict[str, Any]) -> None:
-            times.append(path)
+        def torn(*arguments: Any, **keywords: Any) -> Any:
+            times.append(arguments)
             if len(times) == number and rank == on_rank:
-                path.write_bytes(b"half of it")
+                if rank == 0:
+                    (arguments[0].parent / ".last.pt.tmp").write_bytes(b"half of it")
                 os.kill(os.getpid(), signal.SIGKILL)
-            save(path, tensors)
+            return original(*arguments, **keywords)
 
-        pieces.save_tensors = torn
+        setattr(checkpoint, name, torn)
 
     return prepare
 
@@ -132,10 +113,11 @@ def in_save(number: int, *, on_rank: int) -> Callable[[int], None]:
     [
         (in_step(7, signal.SIGTERM, on_rank=1), [], [143, 143]),
         (in_step(8, signal.SIGKILL, on_rank=0), [], [-9, 2]),
-        (in_save(6, on_rank=1), [], [2, -9]),
+        (in_save(4, on_rank=0), [], [-9, 2]),
+        (in_save(20, on_rank=1), [], [2, -9]),
         (in_validation, ["trainer.checkpoint_every=5"], [-9, 2]),
     ],
-    ids=["SIGTERM", "SIGKILL", "SIGKILL in a save", "SIGKILL in a validation"],
+    ids=["SIGTERM", "SIGKILL", "SIGKILL in a save", "SIGKILL in a gathering", "SIGKILL in a validation"],
 )
 def test_a_stopped_run_goes_on_exactly(
     end: Callable[[int], None], options: list[str], codes: list[int], undisturbed: Path, tmp_path: Path
@@ -148,28 +130,22 @@ def test_a_stopped_run_goes_on_exactly(
     assert_same_outcome(tmp_path, undisturbed)
 
 
-def change_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def test_damaged_pieces_are_noticed(undisturbed: Path, tmp_path: Path) -> None:
-    """Whichever process' they are: the run goes on from the checkpoint before, or says what is wrong."""
+def test_a_damaged_checkpoint_is_noticed_by_all(undisturbed: Path, tmp_path: Path) -> None:
+    """The run goes on from the checkpoint before, or each process says what is wrong."""
     assert train_with(2, tmp_path, *DROPOUT, FSDP, prepare=in_step(8, signal.SIGKILL, on_rank=1)) == [2, -9]
-    older, newer = sorted((tmp_path / "shards").iterdir())
     twin = shutil.copytree(tmp_path, tmp_path.with_name("twin"))
-    change_a_byte(newer / "optimizer-1.pt")
+    flip(tmp_path / "last.pt")
     assert train_with(2, tmp_path, *DROPOUT, FSDP) == [0, 0]
-    assert f"{newer / 'optimizer-1.pt'} is damaged" in (tmp_path / "train.log").read_text()
+    log = (tmp_path / "train.log").read_text()
+    assert f"{tmp_path / 'last.pt'} is damaged" in log and log.count("going back to the checkpoint before it") == 1
     assert_same_outcome(tmp_path, undisturbed)
 
-    (twin / "shards" / newer.name / "model-0.pt").unlink()
-    change_a_byte(twin / "shards" / older.name / "model-1.pt")
+    (twin / "last.pt").unlink()
+    flip(twin / "before.pt")
     assert train_with(2, twin, *DROPOUT, FSDP) == [2, 2]
     for rank in range(2):
         text = (twin / f"error-{rank}.txt").read_text()
-        assert "model-0.pt cannot be read" in text and "model-1.pt is damaged" in text and "\n" not in text
+        assert "last.pt cannot be read" in text and "before.pt is damaged" in text and "\n" not in text
 
 
 class Trap:
@@ -177,30 +153,54 @@ class Trap:
         return Path.touch, (Path("sprung"),)
 
 
-def test_pieces_from_a_stranger_execute_nothing(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def narrow(state: dict[str, Any]) -> None:
+    state["model"]["fc1.bias"] = torch.zeros(3)
+
+
+def narrow_optimizer(state: dict[str, Any]) -> None:
+    state["optimizer"]["state"][1]["exp_avg"] = torch.zeros(3)
+
+
+def set_a_trap(state: dict[str, Any]) -> None:
+    state["model"]["fc1.bias"] = Trap()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (narrow, "does not fit this configuration: model: .*size mismatch for fc1.bias"),
+        (narrow_optimizer, "does not fit this configuration: optimizer: exp_avg of weight 1 is .*shape \\[3\\]"),
+        (set_a_trap, "holds more than tensors and plain types"),
+    ],
+)
+def test_a_checkpoint_from_a_stranger_executes_nothing(
+    change: Callable[[dict[str, Any]], None],
+    reason: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = shutil.copytree(undisturbed, tmp_path / "run")
     state = load_tensors(run / "last.pt")
-    state["model"]["fc1.bias"][PIECES]["pieces"][0] = ([0], [64], "shards/../../elsewhere.pt")
+    change(state)
     save_tensors(run / "last.pt", state)
-    with pytest.raises(UserError, match=r"does not fit this configuration: model: .*a piece is not where it can be"):
-        load_run(run, "last")
-    shutil.copy(undisturbed / "last.pt", run)
-    save_tensors(max((run / "shards").iterdir()) / "model-1.pt", {"fc1.bias@64": Trap()})
-    with pytest.raises(UserError, match="holds more than tensors and plain types"):
-        load_run(run, "last")
+    assert train_with(2, run, *DROPOUT, FSDP, "trainer.epochs=4") == [2, 2]
+    for rank in range(2):
+        assert re.search(reason, (run / f"error-{rank}.txt").read_text())
+    if change is not narrow_optimizer:
+        with pytest.raises(UserError, match=reason):
+            load_run(run, "last")
     assert not Path("sprung").exists()
 
 
 def test_a_run_of_several_is_evaluated_by_one(undisturbed: Path, run_command: Callable[..., Any]) -> None:
-    for checkpoint in ("best", "last"):
-        outcome = run_command("evaluate", f"run={undisturbed}", f"checkpoint={checkpoint}", "split=val")
+    for weights in ("best", "last"):
+        outcome = run_command("evaluate", f"run={undisturbed}", f"checkpoint={weights}", "split=val")
         assert outcome.code == 0, outcome.err
-        measured = json.loads((undisturbed / f"evaluation_val{'_last' * (checkpoint == 'last')}.json").read_text())
+        measured = json.loads((undisturbed / f"evaluation_val{'_last' * (weights == 'last')}.json").read_text())
         metrics = json.loads((undisturbed / "metrics.json").read_text())
-        recorded = metrics["best" if checkpoint == "best" else "final"]["val/loss"]
+        recorded = metrics["best" if weights == "best" else "final"]["val/loss"]
         assert measured["val/loss"] == pytest.approx(recorded, rel=1e-6)
 
 
@@ -256,11 +256,28 @@ def test_the_units_that_are_put_together_one_at_a_time(tied: bool) -> None:
     assert units(model) == expected
 
 
+def die_in_gathering(number: int) -> Callable[[], None]:
+    """As `die_at`, before the so-manyth state of which a process is to give its parts."""
+    left, put_together = -1, checkpoint.put_together
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal left
+        left -= left > 0
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put_together(*arguments)
+
+    def start() -> None:
+        nonlocal left
+        left = number
+
+    checkpoint.put_together = counted
+    return start
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_kill_at_any_operation_of_a_save_leaves_a_checkpoint(
-    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_at_any_operation_of_a_save_leaves_a_checkpoint(rank: int, tmp_path: Path) -> None:
     options = ["model.hidden_sizes=[4]", "trainer.epochs=1", "trainer.checkpoint_every=1", FSDP]
     assert train_with(2, tmp_path / "whole", *options) == [0, 0]
     for number in range(1, 100):
@@ -268,7 +285,7 @@ def test_a_kill_at_any_operation_of_a_save_leaves_a_checkpoint(
 
         def prepare(own: int, number: int = number, directory: Path = directory) -> None:
             if own == rank:
-                in_the_second_save(die_at(number, directory))
+                in_the_second_save(die_at(number, directory) if rank == 0 else die_in_gathering(number))
 
         codes = train_with(2, directory, *options, prepare=prepare)
         if codes[rank] == 0:
@@ -276,6 +293,6 @@ def test_a_kill_at_any_operation_of_a_save_leaves_a_checkpoint(
         assert codes[rank] == -signal.SIGKILL
         assert train_with(2, directory, *options) == [0, 0]
         assert numbers(directory) == numbers(tmp_path / "whole")
-        assert len(list((directory / "shards").iterdir())) == 2
+        assert not list(directory.glob(".*.tmp"))
     print(f"killed at {number - 1} operations")
     assert number > (15 if rank == 0 else 6)
