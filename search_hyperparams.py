@@ -85,7 +85,7 @@ def run_trials(search: Search, *, n_jobs: int, gpus: Sequence[str]) -> None:
             overview.end(one)
 
     run_pool(
-        search, n_jobs=n_jobs, gpus=gpus, preload=[train.__module__], on_start=overview.train, on_end=end, on_wait=watch
+        search, n_jobs=n_jobs, gpus=gpus, preload=[train.__module__], on_start=overview.start, on_end=end, on_wait=watch
     )
     overview.erase()
     for line in search.refused:
