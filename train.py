@@ -56,13 +56,8 @@ class Learner:
         accumulate: int = 1,
         max_grad_norm: float = math.inf,
     ) -> None:
-        self.model, self.average, self.world, self.computing, self.accumulate = (
-            model,
-            average,
-            world,
-            computing,
-            accumulate,
-        )
+        self.model, self.average, self.accumulate = model, average, accumulate
+        self.world, self.computing = world, computing
         self.optimizer = make_optimizer(model)
         self.schedule = make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=computing.precision == "fp16")
@@ -102,6 +97,10 @@ class Learner:
     def after_epoch(self, monitored: float) -> None:
         """What is to be done between two epochs; monitored: the validation metric that says which epoch is best."""
         self.schedule.after_epoch(monitored)
+
+    def show(self, epoch: int) -> Mapping[str, Tensor | str]:
+        """What there is to see after some epochs, by name: text, images [3, height, width] in 0..1, or frames of a GIF."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a subclass has beside network, optimizer, schedule and scaler, for a checkpoint."""
@@ -166,7 +165,7 @@ def train(
     with memory_explained(cfg):
         data, learner, metrics, progress = build(cfg, world)
     meter, network = TrainingMeter(metrics, world), learner.average.network
-    pictures = Pictures(world.whole(network), data, images=cfg.trainer.images, animate=cfg.trainer.animate)
+    pictures = Pictures(learner, data, images=cfg.trainer.images, animate=cfg.trainer.animate)
     parts = {  # of a checkpoint
         "model": learner.model,
         "average": learner.average,
