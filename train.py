@@ -1,7 +1,4 @@
-"""The training loop, and the command that trains.
-
-python train.py model=cnn data=mnist optimizer.lr=3e-3
-"""
+"""The training loop, and the command that trains: python train.py model=cnn data=mnist optimizer.lr=3e-3"""
 
 from __future__ import annotations
 
@@ -98,6 +95,10 @@ class Learner:
         """What is to be done between two epochs; monitored: the validation metric that says which epoch is best."""
         self.schedule.after_epoch(monitored)
 
+    def show(self, epoch: int) -> Mapping[str, Tensor | str]:
+        """What there is to see after some epochs, by name: text, images [3, height, width] in 0..1, or frames of a GIF."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a subclass has beside network, optimizer, schedule and scaler, for a checkpoint."""
         return {}
@@ -134,8 +135,7 @@ def build(cfg: DictConfig, world: distributed.World) -> tuple[builders.Data, Lea
     """(data, learner, metrics, progress) of a new run; whatever is wrong with its configuration comes out here."""
     seed_everything(cfg.seed)
     data = builders.load_data(cfg, world.device, part=world.part, num_processes=world.size)
-    model = builders.build_model(cfg, data.spec)
-    begin_from(model, cfg.model.init_from)
+    model = begin_from(builders.build_model(cfg, data.spec), cfg.model.init_from)
     builders.check_smallest_part(model, data, num_processes=world.size, accumulate=cfg.trainer.accumulate)
     model = world.place(model, sync_batchnorm=cfg.trainer.sync_batchnorm)
     loss, metrics = builders.build_loss(cfg, data.spec, model), builders.build_metrics(cfg, data.spec)
@@ -158,7 +158,7 @@ def train(
     with memory_explained(cfg):
         data, learner, metrics, progress = build(cfg, world)
     meter, network = TrainingMeter(metrics, world), learner.average.network
-    pictures = Pictures(world.whole(network), data, images=cfg.trainer.images, animate=cfg.trainer.animate)
+    pictures = Pictures(learner, data, images=cfg.trainer.images, animate=cfg.trainer.animate)
     parts = {  # of a checkpoint
         "model": learner.model,
         "average": learner.average,

@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Frames = list[NDArray[np.uint8]]
+Picture = Union[Page, "Figure", NDArray[np.uint8]]  # an array: pixels [height, width, 3]
 # -------------------------------------------------------------------------------------------------------------- files
 
 
 @drawing
-def to_image(picture: Page | Figure) -> NDArray[np.uint8]:
+def to_image(picture: Picture) -> NDArray[np.uint8]:
     """The pixels of a picture, uint8 [height, width, 3].
 
     The layout that the first call finds for a figure stays, so that a second one gives the same pixels.
     """
+    if isinstance(picture, np.ndarray):
+        return picture
     if isinstance(picture, Page):
         return np.asarray(picture.render())
     from lab.plots.pages import pixels_of
@@ -38,7 +41,7 @@ def to_image(picture: Page | Figure) -> NDArray[np.uint8]:
     return pixels_of(picture)
 
 
-def to_png(picture: Page | Figure) -> bytes:
+def to_png(picture: Picture) -> bytes:
     """A picture as the content of a PNG file; the same picture gives the same bytes. DrawingError."""
     buffer = io.BytesIO()
     # Through Pillow, since savefig would write matplotlib's version into the file.
@@ -46,27 +49,27 @@ def to_png(picture: Page | Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save_png(picture: Page | Figure, path: str | Path) -> None:
+def save_png(picture: Picture, path: str | Path) -> None:
     """Writes a picture as PNG, whole or not at all. DrawingError, OSError."""
     _write_file(Path(path), to_png(picture))
 
 
 def save_gif(
-    pictures: Sequence[Page | Figure | NDArray[np.uint8]],
+    pictures: Sequence[Picture],
     path: str | Path,
     *,
     frames_per_second: float = 10.0,
     hold_last_seconds: float = 2.0,
     most_bytes: int = 400_000,
 ) -> None:
-    """Writes pictures or images (uint8 [height, width, 3], all of one size) as a GIF that loops, whole or not at all.
+    """Writes pictures (all of one size) as a GIF that loops, whole or not at all.
 
     Consecutive frames that are equal become one that is shown for longer. Where the file would be larger than
     `most_bytes`, frames are left out, down to twelve, and then half of the size. DrawingError where there is no frame.
     """
     if not len(pictures):
         raise DrawingError("a GIF needs at least one frame")
-    images = [Image.fromarray(np.asarray(p) if isinstance(p, np.ndarray) else to_image(p)) for p in pictures]
+    images = [Image.fromarray(to_image(picture)) for picture in pictures]
     duration = 1000 * len(images) / frames_per_second
     content = _encode_gif(images, duration, 1000 * hold_last_seconds)
     while len(content) > most_bytes and len(images) > 12:

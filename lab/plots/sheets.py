@@ -102,6 +102,11 @@ def to_pixels(image: ArrayLike) -> NDArray[Any]:
     return values.transpose(1, 2, 0).clip(0, 1)
 
 
+def to_bytes(image: ArrayLike) -> NDArray[np.uint8]:
+    """The same as uint8 [height, width, 3]."""
+    return (255 * to_pixels(image)).round().astype(np.uint8)
+
+
 def _fit(name: object, width: float, *, size: float = 11, bold: bool = False) -> str:
     """A name on one line, shortened in its middle until it is no wider than `width`."""
     text = shorten(name, 60)

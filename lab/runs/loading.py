@@ -92,14 +92,14 @@ def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Mo
     return model.eval(), spec, state
 
 
-def begin_from(model: nn.Module, source: str | None) -> list[str]:
-    """Gives a new network the weights of another run's best epoch, or of a file; the names that it left as they were.
+def begin_from(model: nn.Module, source: str | None) -> nn.Module:
+    """A new network with the weights of another run's best epoch, or of a file; None: as it is.
 
-    Left are weights that the source has not, or in another shape, such as a head for other classes. UserError where
-    nothing fits. What was taken is said.
+    Left as they were, and said, are weights that the source has not, or in another shape, such as a head for other classes.
+    UserError where nothing fits.
     """
     if source is None:
-        return []
+        return model
     path = find_run(source) / "best.pt" if Path(source).is_dir() or not Path(source).is_file() else Path(source)
     saved = load_tensors(path) if path.suffix != ".safetensors" else read_safetensors(path)
     weights = saved.get("model", saved)
@@ -112,7 +112,7 @@ def begin_from(model: nn.Module, source: str | None) -> list[str]:
     model.load_state_dict({**own, **fitting})
     left = [name for name in own if name not in fitting]
     print(f"weights {len(fitting)} of {len(own)} from {path}" + f"; left as they were: {', '.join(left)}" * bool(left))
-    return left
+    return model
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
