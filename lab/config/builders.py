@@ -201,6 +201,7 @@ def computing_options(cfg: DictConfig, data: Data) -> dict[str, Any]:
     """What the device has to know to choose how a run computes."""
     options = {key: cfg.trainer[key] for key in ("precision", "compile", "threads")}
     num_steps = cfg.trainer.epochs * len(data.train)
+    options["optimizer"] = resolve_target("optimizer", cfg.optimizer)
     return options | {"task": data.spec.task, "batch_size": cfg.data.batch_size, "num_steps": num_steps}
 
 

@@ -60,12 +60,19 @@ def choose_computing(
     task: str,
     batch_size: int | None,
     num_steps: int,
+    optimizer: Any,
 ) -> Computing:
-    """What the options of a run come to on this device: rules and no measurements, so that a run repeats its numbers."""
+    """What the options of a run come to on this device: rules and no measurements, so that a run repeats its numbers.
+
+    optimizer: its class, which does without PyTorch's compiler where nothing is compiled.
+    """
+    compiled = choose_compile(compile, device, num_steps=num_steps)
+    if not compiled:
+        spare_the_compiler(optimizer)
     return Computing(
         choose_precision(precision, device, model, task=task, batch_size=batch_size),
         choose_threads(device, model, batch_size=batch_size) if threads == "auto" else int(threads),
-        choose_compile(compile, device, num_steps=num_steps),
+        compiled,
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab.runs.logger import open_events
 from model.augment import Normalize
 from model.layers import last_hidden
 from model.net import DataSpec, class_probabilities, is_image, output_of
@@ -83,7 +82,9 @@ def evaluation_writer(directory: Path, suffix: str) -> Iterator[Any]:
     ending = f".evaluation{suffix}"
     for old in directory.glob(f"events.out.tfevents.*{ending}"):
         old.unlink()
-    with open_events(directory, suffix=ending) as writer:
+    from lab.runs.events import EventWriter
+
+    with EventWriter(directory, suffix=ending) as writer:
         yield writer
 
 

@@ -7,9 +7,7 @@ import functools
 import json
 import logging
 import os
-import platform
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -70,7 +68,9 @@ class RunLogger:
     @functools.cached_property
     def writer(self) -> Any:
         """TensorBoard's writer; made when first used, so that it does not exist yet when a checkpoint is restored."""
-        return open_events(self.directory)
+        from lab.runs.events import EventWriter
+
+        return EventWriter(self.directory)
 
     def say(self, message: str) -> None:
         """A line for the console and train.log."""
@@ -185,57 +185,6 @@ class NoLogger(RunLogger):
 
     def bar(self, total: int, title: str, *, initial: int = 0) -> tqdm[Any]:
         return tqdm(disable=True)
-
-
-class EventFile:
-    """A new file of TensorBoard's events, each of which is on its way to the disk when `add_event` returns.
-
-    TensorBoard's own writes from another thread: what cannot be written ends there, in a traceback. Its name sorts after
-    those of the files that are there, for TensorBoard reads them in that order. Raises Unwritable.
-    """
-
-    def __init__(self, directory: Path, suffix: str) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        seconds = [path.name.split(".")[3] for path in directory.glob("events.out.tfevents.*")]
-        second = max([int(time.time()), *(int(text) + 1 for text in seconds if text.isdigit())])
-        self.path = directory / f"events.out.tfevents.{second:010}.{platform.node()}.{os.getpid()}{suffix}"
-        with writing(self.path):
-            directory.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("ab")
-        self.records = RecordWriter(self.file)
-        self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def add_event(self, event: Any) -> None:
-        with writing(self.path):
-            self.records.write(event.SerializeToString())
-            self.file.flush()
-
-    def get_logdir(self) -> str:
-        return str(self.path.parent)
-
-    def flush(self) -> None:
-        """Nothing waits to be written."""
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # of what could not be written, as was told
-            self.file.close()
-
-
-def open_events(directory: Path, *, suffix: str = "") -> Any:
-    """A SummaryWriter of a new file of events in a directory; suffix: of the file's name."""
-    from torch.utils.tensorboard import FileWriter, SummaryWriter
-
-    class Writer(SummaryWriter):
-        def _get_file_writer(self) -> Any:
-            if self.file_writer is None:
-                opened: Any = FileWriter.__new__(FileWriter)  # its own __init__ starts TensorBoard's thread
-                opened.event_writer = EventFile(directory, suffix)
-                self.file_writer, self.all_writers = opened, {str(directory): opened}  # type: ignore[assignment]
-            return self.file_writer
-
-    return Writer(str(directory))
 
 
 def read_records(directory: Path) -> list[dict[str, Any]]:
