@@ -1,16 +1,21 @@
-"""The step is the formula: gradients, clipping, accumulation of none, precision."""
+"""The step is the formula: gradients, clipping, parts of a batch, precision; and a learner of one's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.commands import Outcome, read_lines
+from helpers.runs import same
 from torch import Tensor, nn
 
 from lab.devices.device import Computing
 from lab.devices.distributed import ALONE
+from lab.runs.checkpoint import load_tensors
 from model.batching import Batch
 from model.losses import Loss, cross_entropy, sum_of_squares
 from model.net import MLP, DataSpec
@@ -113,3 +118,52 @@ def test_half_precision_follows_full_precision(precision: str) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert half_losses.mean().item() == pytest.approx(full_losses.mean().item(), rel=0.05)
     assert full_losses.mean() < 1.09
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, sum_of_squares])
+@pytest.mark.parametrize("accumulate", [2, 3, 7, 50])
+def test_a_step_in_parts_is_the_step(accumulate: int, loss: Loss) -> None:
+    """Parts of unequal size too, and more of them than there are examples; clipping sees the whole gradient."""
+    x, y = torch.randn(7, 5, dtype=torch.float64), torch.arange(7) % 3
+    batch = batch_of(x, y if loss is cross_entropy else x[:, :3])
+    whole, parted = MLP(SPEC).double(), MLP(SPEC).double()
+    parted.load_state_dict(whole.state_dict())
+    expected = make_learner(whole, loss, lr=0.01, max_grad_norm=0.5).step(batch)
+    found = make_learner(parted, loss, lr=0.01, max_grad_norm=0.5, accumulate=accumulate).step(batch)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parted.state_dict(), whole.state_dict(), rtol=1e-12, atol=1e-12)
+
+
+class Averaged(Learner):
+    """A learner that keeps a running mean of the weights, its own state."""
+
+    def __init__(self, *given: Any, decay: float = 0.5, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.decay = decay
+        self.mean = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
+
+    def step(self, batch: Batch) -> Any:
+        result = super().step(batch)
+        for name, weight in self.model.named_parameters():
+            self.mean[name].lerp_(weight.detach(), 1 - self.decay)
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mean = state["mean"]
+
+
+def test_a_learner_of_ones_own_trains_and_goes_on_with_its_state(
+    run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    options = ["learner._target_=test_learner.Averaged", "+learner.decay=0.9", "data.limit=150", "model.dropout=0.2"]
+    whole = run_train(*options, "trainer.epochs=3", name="whole")
+    parted = run_train(*options, "trainer.epochs=1", name="parted")
+    assert run_command("train", f"resume={parted}", "trainer.epochs=3").code == 0
+    one, other = load_tensors(whole / "last.pt"), load_tensors(parted / "last.pt")
+    assert one["learner"]["mean"].keys() <= one["model"].keys()
+    assert not same(one["learner"]["mean"], one["model"])
+    assert same(one["learner"], other["learner"]) and same(one["model"], other["model"])
+    assert same(read_lines(whole / "metrics.jsonl"), read_lines(parted / "metrics.jsonl"))

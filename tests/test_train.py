@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ def test_a_run_that_diverges_says_where_and_keeps_nothing_broken(
     named = []
     for log_every in (1, 50):  # the step is named whether or not somebody looked just then
         outcome = try_train(
-            *("optimizer=sgd", "optimizer.lr=1e6", "model.activation=relu", "trainer.loss=cross_entropy"),
+            *("optimizer=sgd", "optimizer.lr=1e6", "model.activation=relu", "loss=cross_entropy"),
             *("trainer.epochs=40", f"trainer.log_every={log_every}", f"name=every{log_every}"),
         )
         assert outcome.code == 1
@@ -129,15 +130,27 @@ def test_an_interruption_is_recorded_and_says_how_to_go_on(
 def test_a_bug_is_recorded_as_failed(
     try_train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise ZeroDivisionError("a bug of the project's")
-
-    monkeypatch.setattr(RunLogger, "epoch", fail)
+    monkeypatch.setattr("lab.runs.run.time", SimpleNamespace(perf_counter=lambda: 1.0))  # a clock that stands still
     with pytest.raises(ZeroDivisionError):
         try_train("trainer.epochs=1", "data.limit=100")
     status = read(only_run(tmp_path) / "status.json")
     assert status["state"] == "failed"
-    assert "a bug of the project's" in status["error"]
+    assert "ZeroDivisionError" in status["error"] and "division by zero" in status["error"]
+
+
+def test_a_bug_in_what_one_has_written_oneself_is_told_with_its_place(
+    try_train: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a bug of one's own")
+
+    monkeypatch.setattr(RunLogger, "epoch", fail)
+    outcome = try_train("trainer.epochs=1", "data.limit=100")
+    assert outcome.code == 1
+    assert "test_train.py" in outcome.err and "a bug of one's own" in outcome.err
+    assert "lab/runs" not in outcome.err
+    status = read(only_run(tmp_path) / "status.json")
+    assert (status["state"], status["error"]) == ("failed", "ZeroDivisionError: a bug of one's own")
 
 
 def test_debug_tiny_is_a_few_steps_of_everything(try_train: Callable[..., Outcome], tmp_path: Path) -> None:
