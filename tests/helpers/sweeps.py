@@ -186,7 +186,7 @@ def join(folder: Path, url: str, *, n_trials: int = 12, sampler: str = "random",
 
 def wait_for(folder: Path, pattern: str, *, num: int = 1) -> None:
     """Waits until there are so many such files."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while len(list(folder.glob(pattern))) < num:
         assert time.monotonic() < deadline, f"no {pattern} in {folder}"
         time.sleep(0.05)

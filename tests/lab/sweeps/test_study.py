@@ -163,7 +163,7 @@ def test_two_processes_share_a_search_and_one_finishes_what_the_other_leaves(tmp
     with start(tmp_path, *arguments) as killed, start(tmp_path, *arguments) as other:
         wait_for(tmp_path, "found/trial-*/metrics.json", num=4)
         killed.kill()
-        out, err = other.communicate(timeout=120)
+        out, err = other.communicate(timeout=240)
     assert other.returncode == 0, err
     assert "trials  12 complete" in out
     found = optuna.load_study(study_name="found", storage=url)
