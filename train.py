@@ -40,8 +40,10 @@ class Learner:
 
     loss: None for the network's own. make_optimizer(model), make_schedule(optimizer): make what the configuration says, for
     the network or a part of it. average: of the weights, whose `network` is evaluated. computing: precision, threads, and
-    whether to compile.
+    whether to compile. first_batch(): of the validation, for what is shown.
     """
+
+    first_batch: Callable[[], Batch]
 
     def __init__(
         self,
