@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -54,6 +54,7 @@ class Learner:
     ) -> None:
         self.model, self.average, self.world = model, average, world
         self.computing, self.accumulate = computing, accumulate
+        self.first_batch: Callable[[], Batch]  # of the validation, for what is shown
         self.optimizer = make_optimizer(model)
         self.schedule = make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=computing.precision == "fp16")
@@ -147,9 +148,7 @@ def build(cfg: DictConfig, world: distributed.World) -> tuple[builders.Data, Lea
 
 
 @distributed.in_world
-def train(
-    world: distributed.World, cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), *, anew: bool = False
-) -> dict[str, float]:
+def train(world: Any, cfg: DictConfig, directory: Path, overrides: Any = (), *, anew: bool = False) -> dict[str, float]:
     """train(cfg, directory): trains there, from where a run there stopped (or `anew`) -> the metrics of its best epoch.
 
     Each process of its world does so: this one alone, or `trainer.devices` that train together. Raises UserError for what

@@ -6,6 +6,7 @@ Those, and their matplotlib, are imported where something is drawn.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ class Pictures:
                 "trainer.animate=true looks into a whole network, and trainer.parallel=fsdp has none; set but one"
             )
         self.learner, self.data, self.images = learner, data, images
+        learner.first_batch = functools.cache(lambda: next(iter(data.val)))
         self.kind, self.probe, self.fixed = choose_probe(data) if animate else ("", None, {})
         self.taken: list[dict[str, Any]] = []
 
@@ -49,7 +51,7 @@ class Pictures:
             return
         self.take_snapshot(run.progress)
         if self.model is not None and run.world.is_main:
-            inputs = next(iter(self.data.val)).inputs
+            inputs = self.learner.first_batch().inputs
             if isinstance(inputs, torch.Tensor):
                 run.logger.graph(self.model, inputs[:1])
 
@@ -97,9 +99,7 @@ class Pictures:
         from lab.plots.figures import to_image
         from lab.plots.sheets import draw_predictions
 
-        if not hasattr(self, "samples"):
-            self.samples = [part[:NUM_SAMPLES] for part in next(iter(self.data.val))[:2]]
-        inputs, targets = self.samples
+        inputs, targets = (part[:NUM_SAMPLES] for part in self.learner.first_batch()[:2])
         images = Normalize(spec.mean, spec.std, inputs.device).inverse(inputs).clamp(0, 1).cpu().numpy()
         was_training = model.training
         probabilities = class_probabilities(model.eval()(inputs), output_of(model)).cpu().numpy()

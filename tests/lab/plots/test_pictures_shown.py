@@ -26,7 +26,8 @@ class Showing(train.Learner):
 
     def show(self, epoch: int) -> Mapping[str, Tensor | str]:
         modes = [network.training for network in (self.model, self.average.network)]
-        text = f"epoch {epoch} {modes} {torch.is_grad_enabled()} {torch.rand(()):.4f}"
+        drawn = f"{torch.rand(()):.4f}"
+        text = f"epoch {epoch} {modes} {torch.is_grad_enabled()} {len(self.first_batch().inputs)} {drawn}"
         frames = torch.stack([torch.full((3, 20, 30), shade) for shade in (0.0, 0.5, 1.0)])
         return {"sample": text, "image": torch.tensor([1.0, 0.5, -3.0]).view(3, 1, 1).expand(3, 4, 5), "film": frames}
 
@@ -51,7 +52,7 @@ def run_learner(run_train: Callable[..., Path], name: str, *arguments: str) -> P
 def test_what_a_learner_shows_is_written_as_files_and_for_tensorboard(run_train: Callable[..., Path]) -> None:
     directory = run_learner(run_train, "Showing")
     text = (directory / "sample.txt").read_text()
-    assert text.startswith("epoch 5 [False, False] False ")
+    assert text.startswith("epoch 5 [False, False] False 143 ")
     with Image.open(directory / "image.png") as image:
         assert np.asarray(image).tolist() == [[[255, 128, 0]] * 5] * 4
     with Image.open(directory / "film.gif") as film:
