@@ -75,7 +75,8 @@ class Run:
                 self.end(error)
 
     def begin(self, data: Any, learner: Any) -> None:
-        """Records that the run runs, and says what it is about."""
+        """Records that the run runs, and says what it is about; its end lets go of what loads the data."""
+        self.opened.callback(data.close)
         if not self.world.is_main:
             return
         self.record.write(self.directory, self.world.device, is_new=self.is_new)
