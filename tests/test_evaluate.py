@@ -124,7 +124,7 @@ def test_each_question_has_a_file_of_its_own(
     run_train: Callable[..., Path], run_command: Callable[..., Outcome]
 ) -> None:
     """Tables read evaluation.json: the test split with the best weights, and nothing else is ever in it."""
-    run = run_train("trainer.epochs=2", *(f"data.{limit}=100" for limit in ("limit", "limit_val", "limit_test")))
+    run = run_train("trainer.epochs=2", *(f"data.{limit}=100" for limit in ("limit", "limit_test")))
     assert run_command("evaluate", f"run={run}").code == 0
     answer = (run / "evaluation.json").read_bytes()
     training_files = {
