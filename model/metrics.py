@@ -27,6 +27,15 @@ class Metric:
     higher_is_better: bool
 
 
+class Accumulated:
+    """A metric with a state of its own (update, compute, reset), such as those of torchmetrics, and its direction."""
+
+    def __init__(self, metric: Any, *, higher_is_better: bool) -> None:
+        self.metric, self.higher_is_better = metric, higher_is_better
+        if hasattr(metric, "persistent"):  # torchmetrics: else its state would be in no checkpoint
+            metric.persistent(True)
+
+
 def first_mean(means: Tensor) -> float:
     return float(means[0])
 

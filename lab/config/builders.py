@@ -19,7 +19,7 @@ from model.data_loader import Loader, check_batch_size, make_loader, whole
 from model.ema import MovingAverage
 from model.layers import initialize
 from model.losses import Loss, check_loss, default_loss
-from model.metrics import Metric, default_metrics, mean_of
+from model.metrics import Accumulated, Metric, default_metrics, mean_of
 from model.net import DataSpec, is_image
 from model.schedule import Schedule
 from model.splits import Dataset, Split, dataset_of, describe, load_split
@@ -191,10 +191,7 @@ def as_metric(name: str, built: Any, higher_is_better: bool | None) -> Any:
         return replace(built, higher_is_better=known)
     if not hasattr(built, "update"):
         return mean_of(built, higher_is_better=known)
-    if hasattr(built, "persistent"):  # torchmetrics: its state is a part of checkpoints
-        built.persistent(True)
-    built.higher_is_better = known
-    return built
+    return Accumulated(built, higher_is_better=known)
 
 
 def computing_options(cfg: DictConfig, data: Data) -> dict[str, Any]:
