@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -18,6 +18,7 @@ from lab.config.directories import COMPUTES_NOTHING
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
 from lab.devices.launch import num_launched
+from lab.runs.code import code_of
 from lab.runs.loading import find_run, load_config
 from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
@@ -73,7 +74,7 @@ def is_due(asked: Plan, ask: DictConfig) -> bool:
             f"{here(asked.directory)} has finished already; "
             f"for more epochs: resume={here(asked.directory)} trainer.epochs=..."
         )
-        if is_of_other_code(asked.directory, code_state()[0]):
+        if is_of_other_code(asked.directory, asked.cfg):
             print("  it was made with other code than there is now; rerun=true starts it anew")
         return False
     if ask.dry_run:
@@ -160,10 +161,13 @@ def fixed_part(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in ("name", *FREE)}
 
 
-def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
-    """Whether a run was started with other code than that, which `code_state` describes."""
+def is_of_other_code(directory: Path, cfg: DictConfig) -> bool:
+    """Whether a run was started with other code than there is now: of its network, data, loss, metrics and learner."""
     recorded = read_json(directory / "provenance.json", data_sha256=str)
-    return any(recorded.get(key) != value for key, value in code.items())
+    files = recorded.get("code_sha256")
+    if not isinstance(files, dict):  # a run from before they were recorded
+        return any(recorded.get(key) != value for key, value in code_state()[0].items())
+    return {*map(str, files.values())} != {*code_of(OmegaConf.to_container(cfg)).values()}  # type: ignore[arg-type]
 
 
 def state_of(directory: Path) -> str:

@@ -51,7 +51,7 @@ class Record:
     def write(self, directory: Path, device: torch.device, *, is_new: bool) -> None:
         """config.yaml, overrides.yaml, provenance.json and the patch: of the start, with each resumption noted."""
         write_file(directory / "config.yaml", OmegaConf.to_yaml(self.cfg).encode())
-        record, patch = provenance(device, self.data_sha256)
+        record, patch = provenance(device, self.values, self.data_sha256)
         if is_new:
             write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(self.overrides))).encode())
             (directory / "uncommitted.patch").unlink(missing_ok=True)
