@@ -20,14 +20,15 @@ import torch
 from lab.devices.distributed import World, gradient_norm, local
 from lab.devices.signals import StopSignals
 from lab.runs.checkpoint import Checkpoint, Damaged, load_tensors, read_whole
-from lab.runs.directory import fixed_part, has_checkpoint
-from lab.runs.loading import begin_from
+from lab.runs.directory import has_checkpoint
+from lab.runs.loading import begin_from, fixed_part
 from lab.runs.lock import locked
 from lab.runs.logger import NoLogger, RunLogger, write_status
 from lab.runs.progress import CALMER, Progress
 from lab.runs.record import Record
 from lab.runs.words import farewell, introduction, memory_explained, profiled
 from utils import Diverged, Unwritable, UserError, here, hint, remove_leftovers, write_json
+from lab.runs.reading import LEDGER
 
 __all__ = ["Record", "Run", "begin_from", "memory_explained"]
 
@@ -255,5 +256,5 @@ def clear(directory: Path) -> None:
             os.truncate(path, 0)  # whoever writes it goes on writing it
         elif path.is_dir():
             shutil.rmtree(path)
-        elif not path.name.startswith(".lock"):
+        elif not path.name.startswith(".lock") and path.name != LEDGER:  # what was looked at stays looked at
             path.unlink()
