@@ -79,7 +79,7 @@ class Run:
         """Records that the run runs, and says what it is about."""
         if not self.world.is_main:
             return
-        self.record.write(self.directory, self.world.device, is_new=self.is_new)
+        self.record.write(self.directory, self.world.device, data.notes, is_new=self.is_new)
         self.write_status("running")
         self.has_begun = True
         if self.record.cfg.trainer.profile:
