@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from lab.config.quoting import path_typed
 from lab.devices.distributed import World, gradient_norm, local
 from lab.devices.signals import StopSignals
 from lab.runs.checkpoint import Checkpoint, Damaged, load_tensors, read_whole
@@ -101,7 +102,7 @@ class Run:
             elif isinstance(error, (KeyboardInterrupt, SystemExit)):
                 self.write_status("interrupted")
                 place = f"epoch {self.progress.epoch}" + f", step {self.progress.step}" * (self.progress.batch > 0)
-                command = f"{hint('train.py')} resume={here(self.directory)}"
+                command = f"{hint('train.py')} {path_typed('resume', self.directory)}"
                 self.logger.say(f"interrupted after {place}; go on with: {command}")
             elif isinstance(error, Diverged):
                 self.write_status("diverged", str(error))
