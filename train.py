@@ -25,7 +25,7 @@ from lab.devices import device, distributed
 from lab.plots.pictures import Pictures
 from lab.runs.directory import is_due, plan
 from lab.runs.progress import Progress, TrainingMeter, check_outcome
-from lab.runs.run import Record, Run, begin_from, memory_explained
+from lab.runs.run import Record, Run, begin_from, explain_lost, memory_explained
 from model.batching import Batch
 from model.trees import tree_cat, tree_map
 from utils import RandomState, nothing, seed_everything
@@ -146,7 +146,7 @@ def build(cfg: DictConfig, world: distributed.World) -> tuple[builders.Data, Lea
     return data, learner, metrics, progress
 
 
-@distributed.in_world
+@partial(distributed.in_world, on_lost=explain_lost)
 def train(world: Any, cfg: DictConfig, directory: Path, overrides: Any = (), *, anew: bool = False) -> dict[str, float]:
     """train(cfg, directory): trains there, from where a run there stopped (or `anew`) -> the metrics of its best epoch.
 

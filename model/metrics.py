@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -105,6 +105,51 @@ def macro_f1(num_classes: int) -> Metric:
     return Metric(counts, result, higher_is_better=True)
 
 
+@dataclass(frozen=True)
+class Units:
+    """Standardised values [n, outputs] -> in their own units; a value of `mean` and `std` for each output."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        exact = values if values.device.type == "mps" else values.double()  # mps has no float64
+        return exact * torch.tensor(self.std).to(exact) + torch.tensor(self.mean).to(exact)
+
+
+class Restored:
+    """A metric with a state that sees outputs and targets in their own units."""
+
+    def __init__(self, metric: Any, units: Units) -> None:
+        self.metric, self.units, self.higher_is_better = metric, units, metric.higher_is_better
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.metric.update(self.units(outputs), self.units(targets))
+
+    def compute(self) -> Any:
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        self.metric.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.metric.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.metric.load_state_dict(state)
+
+
+def in_units(metric: Any, spec: DataSpec) -> Any:
+    """A metric of targets that `spec` says were standardised, in their own units; any other as it is."""
+    if not spec.target_std:
+        return metric
+    units = Units(tuple(spec.target_mean), tuple(spec.target_std))
+    if not isinstance(metric, Metric):
+        return Restored(metric, units)
+    values = metric.values
+    return replace(metric, values=lambda outputs, targets: values(units(outputs), units(targets)))
+
+
 DEFAULTS: dict[str, Mapping[str, Callable[[], Metric]]] = {
     "classification": {"accuracy": accuracy},
     "regression": {"rmse": rmse, "r2": r2},
@@ -113,7 +158,7 @@ DEFAULTS: dict[str, Mapping[str, Callable[[], Metric]]] = {
 
 def default_metrics(spec: DataSpec) -> dict[str, Metric]:
     """The metrics of a task, by name; of any other data, none."""
-    return {name: make() for name, make in DEFAULTS.get(spec.task, {}).items()}
+    return {name: in_units(make(), spec) for name, make in DEFAULTS.get(spec.task, {}).items()}
 
 
 def count_confusions(predicted: Tensor, targets: Tensor, num_classes: int) -> Tensor:

@@ -19,7 +19,7 @@ from model.data_loader import Loader, check_batch_size, make_loader, whole
 from model.ema import MovingAverage
 from model.layers import initialize
 from model.losses import Loss, check_loss, default_loss
-from model.metrics import Accumulated, Metric, default_metrics, mean_of
+from model.metrics import Accumulated, Metric, default_metrics, in_units, mean_of
 from model.net import DataSpec, is_image
 from model.schedule import Schedule
 from model.splits import Dataset, Split, dataset_of, describe, load_split
@@ -49,6 +49,7 @@ class Data:
     spec: DataSpec
     examples: Split  # of training
     fingerprint: str
+    notes: list[str]  # what of the dataset is not in it
 
     def close(self) -> None:
         """Lets go of what loads the data."""
@@ -91,7 +92,9 @@ def load_data(
         "transform": build_transforms(cfg, "augment", "transform")
     }
     train = make_loader(training, spec, shuffle=True, seed=cfg.seed, device=device, part=part, **options)
-    data = Data(train, make_eval_loader(cfg, validation, spec, device, part), spec, training, training.fingerprint())
+    evaluated = make_eval_loader(cfg, validation, spec, device, part)
+    notes = list(dict.fromkeys([*training.notes, *validation.notes]))
+    data = Data(train, evaluated, spec, training, training.fingerprint(), notes)
     check_shares(data, num_processes, accumulate=cfg.trainer.accumulate)
     return data
 
@@ -177,7 +180,8 @@ def build_metrics(cfg: DictConfig, spec: DataSpec) -> dict[str, Any]:
     if not cfg.metrics:
         return default_metrics(spec)
     built = build("metrics", cfg.metrics, spec=spec)
-    return {name: as_metric(name, one, cfg.metrics[name].get("higher_is_better")) for name, one in built.items()}
+    known = {name: as_metric(name, one, cfg.metrics[name].get("higher_is_better")) for name, one in built.items()}
+    return {name: in_units(one, spec) for name, one in known.items()}
 
 
 def as_metric(name: str, built: Any, higher_is_better: bool | None) -> Any:

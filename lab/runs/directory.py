@@ -14,27 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.builders import load_examples
 from lab.config.command import checked, run_directory
-from lab.config.directories import COMPUTES_NOTHING
+from lab.config.quoting import path_typed
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
 from lab.devices.launch import num_launched
 from lab.runs.code import code_of
-from lab.runs.loading import find_run, load_config
+from lab.runs.files import read_json
+from lab.runs.loading import FREE, find_run, load_config
 from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
-from utils import UserError, flatten, here, read_json
-
-# What may differ while a run goes on: more epochs are more work, and places and devices may change.
-FREE = (
-    "trainer.epochs",
-    "trainer.device",
-    "trainer.devices",
-    "trainer.parallel",
-    "resume",
-    "experiments_dir",
-    "data.root",
-    *COMPUTES_NOTHING,
-)
+from utils import UserError, flatten, here
 
 
 class Plan(NamedTuple):
@@ -72,7 +61,7 @@ def is_due(asked: Plan, ask: DictConfig) -> bool:
     if asked.best is not None and not ask.rerun:
         print(
             f"{here(asked.directory)} has finished already; "
-            f"for more epochs: resume={here(asked.directory)} trainer.epochs=..."
+            f"for more epochs: {path_typed('resume', asked.directory)} trainer.epochs=..."
         )
         if is_of_other_code(asked.directory, asked.cfg):
             print("  it was made with other code than there is now; rerun=true starts it anew")
@@ -153,12 +142,6 @@ def check_stretch(cfg: DictConfig, recorded: DictConfig, directory: Path) -> Non
             f"{here(directory)} was started for {recorded.trainer.epochs} epochs, and its schedule is a share of them "
             f"({shares[0]}): {cfg.trainer.epochs} epochs would be another run; start a new one"
         )
-
-
-def fixed_part(cfg: DictConfig) -> dict[str, Any]:
-    """{dotted key: value} of a configuration, without what may change while a run goes on."""
-    values = flatten(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
-    return {key: value for key, value in values.items() if key not in ("name", *FREE)}
 
 
 def is_of_other_code(directory: Path, cfg: DictConfig) -> bool:

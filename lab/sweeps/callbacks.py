@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lab.runs.checkpoint import load_tensors
-from utils import read_json
+from lab.runs.files import read_json
 
 
 class DrawLosses(Callback):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.config.quoting import path_typed
 from lab.runs.directory import is_of_other_code, what_is_left
 from lab.sweeps.overview import Overview
 from lab.sweeps.pool import Ended, Job, Running, run_pool
@@ -89,7 +90,10 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
     for one in failed:
         print(f"  {one.job.label}: {one.error}\n    {here(one.job.directory / 'train.log')}")
     folders = dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs)
-    print("next    " + "\n        ".join(f"{hint('synthesize_results.py')} root={here(folder)}" for folder in folders))
+    print(
+        "next    "
+        + "\n        ".join(f"{hint('synthesize_results.py')} {path_typed('root', folder)}" for folder in folders)
+    )
 
 
 def print_tables(jobs: Sequence[Job]) -> None:
