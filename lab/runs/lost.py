@@ -12,6 +12,8 @@ from lab.runs.lock import locked
 from lab.runs.logger import write_status
 from utils import UserError, hint
 
+GONE = "another process of this run"  # how the processes that it has left say it, in lab/devices/distributed.py
+
 
 def record_lost(directory: Path, error: BaseException) -> None:
     """Makes status.json say that such a run has failed; one that a process still holds stays as it is."""
@@ -19,7 +21,7 @@ def record_lost(directory: Path, error: BaseException) -> None:
         return
     with contextlib.suppress(UserError, OSError), locked(directory):
         status = read_json(directory / "status.json", state=str, epoch=int, step=int, pid=int)
-        if status["state"] == "running":
+        if status["state"] == "running" or GONE in str(status.get("error")):  # who launched it knows more
             position = {key: status[key] for key in ("epoch", "step", "pid")}
             write_status(directory, "failed", error=str(error), **position)
 

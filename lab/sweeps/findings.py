@@ -55,7 +55,7 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search, confirmed: Ma
     elsewhere = f"{directory.name} on {printable(str(best.user_attrs.get('owner', {}).get('host')))}"
     print(f"        {here(directory) if directory.is_dir() else elsewhere}")
     print(f"again   {hint('train.py')} {' '.join(map(shlex.quote, overrides))}")
-    print(f"        {hint('train.py')} experiment={cfg.name}_best")
+    print(f"        {hint('train.py')} {as_preset(cfg.name, overrides)}")
     for dimension in search.space:
         if dimension.key in best.params and (end := dimension.nears_edge(best.params[dimension.key])):
             print(
@@ -70,16 +70,26 @@ def conclude(study: optuna.Study, cfg: DictConfig, search: Search, confirmed: Ma
 
 
 def best_preset(name: str, overrides: Sequence[str], cfg: DictConfig, value: str) -> str:
-    """The best trial as a file of conf/experiment/: its groups as defaults, its keys as values."""
-    typed = dict(override.split("=", 1) for override in overrides)
-    groups = [(key, option) for key, option in typed.items() if OmegaConf.is_dict(OmegaConf.select(cfg, key))]
-    keys = [o for o in overrides if o.partition("=")[0] not in dict(groups) and not o.startswith(("name=", "seed="))]
+    """The best trial as a file of conf/experiment/: its groups as defaults, its keys as values.
+
+    What was left out with `~` no file can leave out: it stays in the command.
+    """
+    typed = [override.lstrip("+").partition("=") for override in overrides if not override.startswith("~")]
+    groups = [(key, option) for key, _, option in typed if OmegaConf.is_dict(OmegaConf.select(cfg, key))]
+    keys = ["".join(one) for one in typed if one[0] not in dict(groups) and one[0] not in ("name", "seed")]
     values = OmegaConf.from_dotlist([f"name={name}_best", *keys])
     defaults = "".join(f"  - override /{group}: {option}\n" for group, option in groups)
     return (
-        f"# @package _global_\n# python train.py experiment={name}_best\n# Expect: {value}, as the best trial of the "
-        f"search {name}.\n" + ("defaults:\n" + defaults) * bool(groups) + "\n" + OmegaConf.to_yaml(values)
+        f"# @package _global_\n# python train.py {as_preset(name, overrides)}\n"
+        f"# Expect: {value}, as the best trial of the search {name}.\n"
+        + ("defaults:\n" + defaults) * bool(groups)
+        + f"\n{OmegaConf.to_yaml(values)}"
     )
+
+
+def as_preset(name: str, overrides: Sequence[str]) -> str:
+    """What to type for the best trial of a search by that name."""
+    return " ".join([f"experiment={name}_best", *(shlex.quote(one) for one in overrides if one.startswith("~"))])
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
@@ -118,10 +128,9 @@ def draw(study: optuna.Study, search: Search, ranked: Mapping[str, float]) -> No
             values, results = [trial.params[key] for trial in tried], [result_of(trial) for trial in tried]
             slices[key] = Slice(values, results, log=one.log, choices=one.choices, **ends)
     results_by_number = [trial.value if trial in done else None for trial in study.get_trials(deepcopy=False)]
-    figures = {
-        "slices.png": draw_slices(slices, search.monitor, higher=higher),
-        "history.png": draw_history(results_by_number, search.monitor, higher=higher),
-    }
+    figures = {"history.png": draw_history(results_by_number, search.monitor, higher=higher)}
+    if slices:
+        figures["slices.png"] = draw_slices(slices, search.monitor, higher=higher)
     if ranked:
         figures["importances.png"] = draw_importances(ranked, search.monitor)
     for name, figure in figures.items():
