@@ -72,11 +72,10 @@ class Block(nn.Module):
         return x + self.dropped(self.out2(F.gelu(self.hidden(self.norm2(x)))))
 
     def attend(self, x: Tensor) -> Tensor:
-        heads = (
-            self.attention(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # [3, b, head, time, size]
+        parts = self.attention(x).unflatten(-1, (3, self.num_heads, -1))  # [batch, time, 3, head, size]
+        queries, keys, values = parts.transpose(1, 3).unbind(2)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*heads, dropout_p=dropout, is_causal=True)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=True)
         return mixed.transpose(1, 2).flatten(2)
 
     def dropped(self, x: Tensor) -> Tensor:
