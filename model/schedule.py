@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 
 from utils import nothing
 
@@ -26,3 +28,28 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scheduler.load_state_dict(state)
+
+
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, *, warmup: int, total_steps: int, final_share: float = 0.1
+) -> LambdaLR:
+    """Up to the learning rate in `warmup` steps, in a line; then down to `final_share` of it, in half a cosine."""
+
+    def share(step: int) -> float:
+        progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        falling = final_share + (1 - final_share) * (1 + math.cos(math.pi * progress)) / 2
+        return (step + 1) / (warmup + 1) if step < warmup else falling
+
+    return LambdaLR(optimizer, share)
+
+
+def warmup_stable_decay(
+    optimizer: torch.optim.Optimizer, *, warmup: int, decay: int, total_steps: int, final_share: float = 0.0
+) -> LambdaLR:
+    """Up to the learning rate in `warmup` steps, on with it, and in the last `decay` steps down to `final_share` of it."""
+
+    def share(step: int) -> float:
+        left = max(0.0, min(1.0, (total_steps - step) / max(1, decay)))
+        return min((step + 1) / (warmup + 1), final_share + (1 - final_share) * left)
+
+    return LambdaLR(optimizer, share)

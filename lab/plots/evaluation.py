@@ -14,6 +14,7 @@ from model.augment import Normalize
 from model.layers import last_hidden
 from model.net import DataSpec, class_probabilities, is_image, output_of
 from model.splits import Split
+from model.trees import tree_map
 
 NUM_PROJECTED = 1000  # points in TensorBoard's projector, whose thumbnails fit in one sheet
 
@@ -72,7 +73,8 @@ def project(
     """The last hidden layer of the first 1,000 examples, with labels and thumbnails, for TensorBoard's projector."""
     some = examples.subset(torch.arange(min(NUM_PROJECTED, len(examples))))
     stored = some.in_memory()
-    features, _ = last_hidden(model, Normalize(spec.mean, spec.std, device)(stored.inputs.to(device)))
+    inputs = tree_map(lambda tensor: tensor.to(device), stored.inputs)
+    features, _ = last_hidden(model, Normalize(spec.mean, spec.std, device)(inputs))
     labels = [spec.classes[label] for label in stored.targets.tolist()]
     thumbnails = None
     if is_image(spec):
