@@ -7,8 +7,8 @@ A metric of one's own is a `Metric`, a function (outputs, targets) -> values [n]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,16 @@ def first_mean(means: Tensor) -> float:
 def mean_of(function: Callable[[Any, Any], Tensor], *, higher_is_better: bool) -> Metric:
     """The mean of what a function gives for each example."""
     return Metric(lambda outputs, targets: function(outputs, targets).view(-1, 1), first_mean, higher_is_better)
+
+
+def in_units_of_data(metric: Metric, mean: Sequence[float], std: Sequence[float]) -> Metric:
+    """A metric of values [n, outputs] that were standardised by mean and std, which sees them as they were before."""
+
+    def values(outputs: Tensor, targets: Tensor) -> Tensor:
+        scale, shift = (torch.tensor(numbers, device=outputs.device) for numbers in (std, mean))
+        return metric.values(outputs * scale + shift, targets * scale + shift)
+
+    return replace(metric, values=values)
 
 
 def accuracy(top: int = 1) -> Metric:

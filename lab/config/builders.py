@@ -19,7 +19,7 @@ from model.data_loader import Loader, check_batch_size, make_loader, whole
 from model.ema import MovingAverage
 from model.layers import initialize
 from model.losses import Loss, check_loss, default_loss
-from model.metrics import Metric, default_metrics, mean_of
+from model.metrics import Metric, default_metrics, in_units_of_data, mean_of
 from model.net import DataSpec, is_image
 from model.schedule import Schedule
 from model.splits import Dataset, Split, dataset_of, describe, load_split
@@ -173,11 +173,20 @@ def build_loss(cfg: DictConfig, spec: DataSpec, model: nn.Module) -> Loss | None
 
 
 def build_metrics(cfg: DictConfig, spec: DataSpec) -> dict[str, Any]:
-    """The metrics of a configuration by name, or those of the task where it names none."""
+    """The metrics of a configuration by name, or those of the task where it names none; in the units of the targets."""
     if not cfg.metrics:
-        return default_metrics(spec)
-    built = build("metrics", cfg.metrics, spec=spec)
-    return {name: as_metric(name, one, cfg.metrics[name].get("higher_is_better")) for name, one in built.items()}
+        metrics: dict[str, Any] = dict(default_metrics(spec))
+    else:
+        built = build("metrics", cfg.metrics, spec=spec)
+        metrics = {n: as_metric(n, one, cfg.metrics[n].get("higher_is_better")) for n, one in built.items()}
+    if not spec.target_std:
+        return metrics
+    if with_state := [name for name, metric in metrics.items() if not isinstance(metric, Metric)]:
+        raise UserError(
+            f"metrics.{with_state[0]} has a state of its own and would see standardised targets; set "
+            f"data.standardize=false, or name a function of (outputs, targets)"
+        )
+    return {name: in_units_of_data(one, spec.target_mean, spec.target_std) for name, one in metrics.items()}
 
 
 def as_metric(name: str, built: Any, higher_is_better: bool | None) -> Any:
