@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from lab.config.schema import EvaluateConfig
 from lab.devices.device import autocast, choose_device, choose_precision, full_precision
 from lab.devices.distributed import ALONE, World, is_sharded
 from lab.plots.evaluation import draw_evaluation, project
+from lab.runs.checkpoint import save_tensors
+from lab.runs.evaluations import evaluate_each, format_report, metrics_line, named_runs, note_opening
 from lab.runs.export import export_run
 from lab.runs.loading import find_run, load_config, load_model, load_run
-from lab.runs.lock import refuse_links
+from lab.runs.lock import held, refuse_links
 from lab.runs.meter import Meter
 from lab.runs.reading import printable
 from model.batching import Batch
@@ -76,6 +80,13 @@ def predict(objective: Objective, batches: Iterable[Batch]) -> Iterator[tuple[An
         objective.train(was_training)
 
 
+def keeping_losses(predictions: Iterable[tuple[Any, Any, Any]], kept: list[Tensor]) -> Iterator[tuple[Any, Any, Any]]:
+    """The same predictions, of which the loss values [n] that are minimised are put into a list on their way."""
+    for losses, outputs, targets in predictions:
+        kept.append(losses["loss"] if isinstance(losses, Mapping) else losses)
+        yield losses, outputs, targets
+
+
 def measure(
     predictions: Iterable[tuple[Any, Any, Any]], metrics: Mapping[str, Any], world: World = ALONE
 ) -> dict[str, float]:
@@ -102,46 +113,59 @@ def evaluate_run(
     root, device: where the data is and what computes, if not as in the run. Raises UserError or DataError.
     """
     refuse_links(directory)
-    cfg = load_config(directory)
-    cfg.data.root = root or cfg.data.root
-    chosen = choose_device(device or cfg.trainer.device, key="device")
-    model, spec, state = load_model(cfg, directory / f"{checkpoint}.pt", chosen)
+    with held(directory, "evaluation"):
+        cfg = load_config(directory)
+        cfg.data.root = root or cfg.data.root
+        chosen = choose_device(device or cfg.trainer.device, key="device")
+        return evaluate(directory, cfg, checkpoint, split, chosen)
+
+
+def evaluate(directory: Path, cfg: DictConfig, checkpoint: str, split: str, device: torch.device) -> dict[str, Any]:
+    """As `evaluate_run`, in a directory that this process holds."""
+    model, spec, state = load_model(cfg, directory / f"{checkpoint}.pt", device)
+    epoch = state["progress"]["epoch"]
+    if split == "test":
+        note_opening(directory, checkpoint=checkpoint, epoch=epoch)
     examples = load_examples(cfg, split)
     if tuple(examples.classes) != tuple(spec.classes):
         raise UserError(
             f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
         )
-    loader = make_eval_loader(cfg, examples, spec, chosen)
-    precision = choose_precision(cfg.trainer.precision, chosen, model, task=spec.task, batch_size=cfg.data.batch_size)
-    objective = Objective(model, build_loss(cfg, spec, model), chosen, precision)
-    predictions: Any = predict(objective, loader)
-    has_classes = spec.task == "classification"  # which are asked for more than means
-    if has_classes:
-        predictions = list(predictions)
-    metrics = measure(predictions, build_metrics(cfg, spec))
-    result: dict[str, Any] = {"split": split, "checkpoint": checkpoint, "epoch": state["progress"]["epoch"]}
+    precision = choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=cfg.data.batch_size)
+    objective = Objective(model, build_loss(cfg, spec, model), device, precision)
+    has_classes, losses = spec.task == "classification", list[Tensor]()
+    with closing(make_eval_loader(cfg, examples, spec, device)) as loader:
+        predictions: Any = keeping_losses(predict(objective, loader), losses)
+        if has_classes:  # which are asked for more than means
+            predictions = list(predictions)
+        metrics = measure(predictions, build_metrics(cfg, spec))
+    result: dict[str, Any] = {"split": split, "checkpoint": checkpoint, "epoch": epoch}
+    result |= {"data_notes": list(examples.notes)} if examples.notes else {}
     result |= {"num_examples": loader.num_examples} | {f"{split}/{name}": value for name, value in metrics.items()}
     # Only the test split with the best weights is what tables read; other questions get files of their own.
     suffix = f"_{split}" * (split != "test") + f"_{checkpoint}" * (checkpoint != "best")
-    shown: dict[str, Tensor] = {}
+    outcomes, shown = torch.cat(losses).float().cpu(), dict[str, Tensor]()
     if has_classes:
         _, outputs, targets = (torch.cat(parts).cpu() for parts in zip(*predictions, strict=True))
         probabilities = class_probabilities(outputs, output_of(model))
         predicted = probabilities.argmax(dim=1)
-        confusions = count_confusions(predicted, targets, spec.output_size)
+        confusions, outcomes = count_confusions(predicted, targets, spec.output_size), (predicted == targets).byte()
         result |= {"first_predictions": predicted[:10].tolist(), "first_targets": targets[:10].tolist()}
         result |= {"classes": class_report(confusions, spec.classes), "confusion_matrix": confusions.tolist()}
         shown = {"probabilities": probabilities, "targets": targets, "confusions": confusions}
+    # Of each example, in the order of the split: 1 where it was classified rightly; where there are no classes, its loss.
+    kind = "right" if has_classes else "loss"
+    save_tensors(directory / f"outcomes{suffix}.pt", {"epoch": epoch, "kind": kind, "values": outcomes})
     write_json(directory / f"evaluation{suffix}.json", result)
     if cfg.trainer.images and shown:
         seed_everything(cfg.seed)  # the weights that training started from come from the seed, as they did there
-        untrained = build_model(cfg, spec).to(chosen).eval()
+        untrained = build_model(cfg, spec).to(device).eval()
         evaluated = examples.subset(torch.arange(loader.num_examples))
         with torch.inference_mode():
             draw_evaluation(
                 directory, suffix, spec=spec, examples=evaluated, untrained=untrained, trained=model, **shown
             )
-            project(directory, suffix, model=model, spec=spec, examples=examples, device=chosen)
+            project(directory, suffix, model=model, spec=spec, examples=examples, device=device)
     return result | {"file": directory / f"evaluation{suffix}.json"}
 
 
@@ -150,11 +174,18 @@ def evaluate_run(
 
 @command("evaluate", EvaluateConfig)
 def main(ask: DictConfig) -> None:
-    """Evaluates a run, and prints what came out."""
+    """Evaluates a run, or several, and prints what came out."""
+    how = {"checkpoint": ask.checkpoint, "split": ask.split, "root": ask.data.root, "device": ask.device}
+    if several := named_runs(ask.run):
+        if ask.export:
+            raise UserError(f"export={ask.export} takes one run, and run names {len(several)}")
+        for line in evaluate_each(several, partial(evaluate_run, **how), split=ask.split):
+            print(line)
+        return
     directory = find_run(ask.run)
-    result = evaluate_run(directory, checkpoint=ask.checkpoint, split=ask.split, root=ask.data.root, device=ask.device)
+    result = evaluate_run(directory, **how)
     print(f"{ask.checkpoint} weights (epoch {result['epoch']}) on {result['num_examples']:,} {ask.split} examples")
-    print("  ".join(f"{name} {value:.4f}" for name, value in result.items() if name.startswith(f"{ask.split}/")))
+    print(*result.get("data_notes", ()), metrics_line(result, ask.split), sep="\n")
     if "classes" in result:
         names = [printable(name) for name in result["classes"]]
         print(format_report(dict(zip(names, result["classes"].values(), strict=True))))
@@ -163,16 +194,6 @@ def main(ask: DictConfig) -> None:
     print(f"written: {result['file']}")
     if ask.export:
         print("written: " + export_run(directory, ask.checkpoint, ask.split, form=ask.export, root=ask.data.root))
-
-
-def format_report(report: dict[str, dict[str, float | None]]) -> str:
-    """The class report as lines of text."""
-    width = max(len(name) for name in [*report, "class"])
-    lines = [f"{'class':<{width}}  precision  recall      f1  support"]
-    for name, row in report.items():
-        cells = [f"{row[key]:.4f}" if row[key] is not None else "-" for key in ("precision", "recall", "f1")]
-        lines.append(f"{name:<{width}}  {cells[0]:>9}  {cells[1]:>6}  {cells[2]:>6}  {row['support']:>7}")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

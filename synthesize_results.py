@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from lab.config.command import command
 from lab.config.schema import SynthesizeConfig, nearest_name
+from lab.runs.lock import held
 from lab.runs.reading import printable
 from lab.tables.cells import Table
 from lab.tables.content import heading, pivot_tables, table_of
@@ -125,10 +126,11 @@ def main(ask: DictConfig) -> None:
     )
     pivots = pivot_tables(summary, pivot) if pivot else []
     print(format_terminal(summary, pivots))
-    num_notes, paths = len(summary.notes), write_report(summary, pivots)
-    print(*summary.notes[num_notes:], "", "written: " + printable(" ".join(map(str, paths))), sep="\n")
-    if ask.tensorboard:
-        print(f"written: {printable(str(write_mean_curves(summary)))}")
+    with held(summary.root, "results"):
+        num_notes, paths = len(summary.notes), write_report(summary, pivots)
+        print(*summary.notes[num_notes:], "", "written: " + printable(" ".join(map(str, paths))), sep="\n")
+        if ask.tensorboard:
+            print(f"written: {printable(str(write_mean_curves(summary)))}")
 
 
 if __name__ == "__main__":

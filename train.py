@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from lab.devices import device, distributed
 from lab.plots.pictures import Pictures
 from lab.runs.directory import is_due, plan
 from lab.runs.progress import Progress, TrainingMeter, check_outcome
-from lab.runs.run import Record, Run, begin_from, memory_explained
+from lab.runs.run import Record, Run, begin_from, explain_lost, memory_explained
 from model.batching import Batch
 from model.trees import tree_cat, tree_map
 from utils import RandomState, nothing, seed_everything
@@ -58,9 +57,9 @@ class Learner:
         self.optimizer = make_optimizer(model)
         self.schedule = make_schedule(self.optimizer)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=computing.precision == "fp16")
-        self.objective = Objective(model, loss, world.device, computing.precision)
-        self.evaluated = Objective(average.network, loss, world.device, computing.precision)
-        # What it is wrapped in averages gradients over the processes; checkpoints hold the bare network.
+        given = {"loss": loss, "device": world.device, "precision": computing.precision}
+        self.objective, self.evaluated = Objective(model, **given), Objective(average.network, **given)
+        # DistributedDataParallel, around it, averages gradients over processes; checkpoints hold the bare network.
         self.forward: Any = world.wrap(torch.compile(self.objective) if computing.compiled else self.objective)
         self.weights = list(model.parameters())
         self.sums_losses = getattr(loss, "summed", False)  # the gradient is that of a batch's sum, not of its mean
@@ -70,15 +69,15 @@ class Learner:
         """One gradient step -> (loss values [n], or several by name; outputs) of each example, from before it."""
         for weight in self.weights:  # what optimizer.zero_grad() does, in a tenth of the time
             weight.grad = None
-        # Gradients are averaged over the processes, each of which has a part of the batch.
-        share = float(self.world.size) if self.sums_losses else self.world.size / batch.size
+        # batch.size counts the examples of all processes; their gradients are averaged, so each weighs 1 / size in the end.
+        weight_of_each = float(self.world.size) if self.sums_losses else self.world.size / batch.size
         parts = batch.parts(min(self.accumulate, batch.size // self.world.size))
         results = []
         for part in parts:
-            self.forward.require_backward_grad_sync = part is parts[-1]  # exchanged once, when the gradient is whole
+            self.forward.require_backward_grad_sync = part is parts[-1]  # DDP: exchanged once, when it is whole
             losses, outputs = self.forward(part.inputs, part.targets)
             minimized = losses["loss"] if isinstance(losses, Mapping) else losses
-            self.scaler.scale(minimized).backward(torch.full_like(minimized, share))
+            self.scaler.scale(minimized).backward(torch.full_like(minimized, weight_of_each))  # of the weighted sum
             results.append(tree_map(Tensor.detach, (losses, outputs)))
         self.scaler.unscale_(self.optimizer)  # so that clipping sees the true gradients
         self.norm = self.clip(self.weights)  # of the gradient, where it is clipped
@@ -119,9 +118,9 @@ def train_epoch(learner: Learner, data: builders.Data, meter: TrainingMeter, run
             progress.end_step(learner.learning_rate, was_skipped=learner.was_skipped)
             bar.update(batch.size)
             del batch  # the next one takes its memory, which is in the processor's cache
-            if progress.step % log_every == 0:  # only here, and at checkpoints, does the host wait for the device
-                run.log_step(meter.recent_loss(progress), learner, bar)
-            run.after_step()
+            if progress.step % log_every == 0:  # here alone, and at checkpoints, the host waits for the device
+                run.log_step(meter.recent_loss(progress), learner, bar)  # Diverged for a loss that is not finite
+            run.after_step()  # writes a checkpoint where one is due, or a signal asks to stop
     return {f"train/{name}": value for name, value in meter.end_epoch(progress).items()}
 
 
@@ -147,18 +146,18 @@ def build(cfg: DictConfig, world: distributed.World) -> tuple[builders.Data, Lea
     return data, learner, metrics, progress
 
 
-@distributed.in_world
+@partial(distributed.in_world, on_lost=explain_lost)
 def train(world: Any, cfg: DictConfig, directory: Path, overrides: Any = (), *, anew: bool = False) -> dict[str, float]:
     """train(cfg, directory): trains there, from where a run there stopped (or `anew`) -> the metrics of its best epoch.
 
-    Each process of its world does so: this one alone, or `trainer.devices` that train together. Raises UserError for what
-    cannot be built (before anything is written), Diverged for a loss that is not finite, Unmet above `trainer.fail_above`.
+    `world`, from the decorator: this process, or the `trainer.devices` that it starts. Raises UserError for what cannot be
+    built (before anything is written), Diverged for a loss that is not finite, Unmet above `trainer.fail_above`.
     """
     with memory_explained(cfg):
         data, learner, metrics, progress = build(cfg, world)
-    meter, network = TrainingMeter(metrics, world), learner.average.network
+    meter = TrainingMeter(metrics, world)
     pictures = Pictures(learner, data, images=cfg.trainer.images, animate=cfg.trainer.animate)
-    parts = {  # of a checkpoint
+    parts = {  # of last.pt
         "model": learner.model,
         "average": learner.average,
         "optimizer": learner.optimizer,
@@ -167,12 +166,12 @@ def train(world: Any, cfg: DictConfig, directory: Path, overrides: Any = (), *, 
         "learner": learner,  # what a subclass has beside these
         "progress": progress,
         "meter": meter,
-        "random": RandomState(),
+        "random": RandomState(),  # of each process
         "snapshots": pictures,
     }
     run = Run(directory, Record(cfg, overrides, data.fingerprint), world, anew=anew)
-    with closing(data), run, memory_explained(cfg), distributed.explained():
-        run.restore(parts, best={"model": network, "progress": progress}, spec=asdict(data.spec))
+    with run, memory_explained(cfg), distributed.explained():
+        run.restore(parts, best={"model": learner.average.network, "progress": progress}, spec=asdict(data.spec))
         run.begin(data, learner)
         pictures.begin(run)
         while not progress.is_over(epochs=cfg.trainer.epochs, patience=cfg.trainer.patience):
@@ -189,8 +188,10 @@ def train(world: Any, cfg: DictConfig, directory: Path, overrides: Any = (), *, 
 @command("train", TrainRequest)
 def main(ask: DictConfig) -> dict[str, float] | None:
     """Trains a run, or goes on with one -> the metrics of its best epoch."""
-    cfg, directory, best = asked = plan(ask, typed_overrides())
-    return train(cfg, directory, typed_overrides(), anew=ask.rerun) if is_due(asked, ask) else best
+    planned = plan(ask, overrides := typed_overrides())
+    if not is_due(planned, ask):
+        return planned.best
+    return train(planned.cfg, planned.directory, overrides, anew=ask.rerun)
 
 
 if __name__ == "__main__":

@@ -191,27 +191,18 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_json(path: Path, **fields: type) -> Any:
-    """The content of a JSON file; UserError where it is missing or damaged, or has not these fields of these types."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error})") from error
-    for name, kind in fields.items():
-        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise UserError(f"{path} is damaged (it holds no {name}, or not as it was written)")
-    return content
-
-
 # ------------------------------------------------------------------------------------------------------ what is typed
 
 
-def here(path: Path) -> str:
-    """A path as one types it from the current directory."""
+def nearest(path: Path) -> str:
+    """A path from the current directory, or in full where it lies elsewhere."""
     relative = os.path.relpath(path)
-    return shlex.quote(str(path) if relative.startswith("..") else relative)
+    return str(path) if relative.startswith("..") else relative
+
+
+def here(path: Path) -> str:
+    """A path as one types it in a shell, from the current directory."""
+    return shlex.quote(nearest(path))
 
 
 def hint(script: str) -> str:

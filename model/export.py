@@ -26,19 +26,24 @@ class ExportError(RuntimeError):
 
 
 class Deployed(nn.Module):
-    """A network as others want it: inputs as they come (images in [0, 1]), class probabilities (or values) out."""
+    """A network as others want it: inputs as they come (images in [0, 1]); class probabilities, or values, out."""
 
     def __init__(self, model: nn.Module, spec: DataSpec) -> None:
         super().__init__()
         self.model, self.is_classifier, self.output = model, spec.task == "classification", output_of(model)
+        self.is_standardised = bool(spec.target_std)
         shape = (-1, *[1] * (len(spec.input_shape) - 1))
         self.mean = nn.Buffer(torch.tensor(spec.mean or (0.0,)).view(shape))
         self.std = nn.Buffer(torch.tensor(spec.std or (1.0,)).view(shape))
+        self.target_mean = nn.Buffer(torch.tensor(spec.target_mean or (0.0,)))
+        self.target_std = nn.Buffer(torch.tensor(spec.target_std or (1.0,)))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """[batch, *input_shape] -> class probabilities [batch, classes], or values [batch, outputs]."""
+        """[batch, *input_shape] -> class probabilities [batch, classes], or values [batch, outputs] in their units."""
         outputs = self.model((inputs - self.mean) / self.std)
-        return class_probabilities(outputs, self.output) if self.is_classifier else outputs
+        if self.is_classifier:
+            return class_probabilities(outputs, self.output)
+        return outputs * self.target_std + self.target_mean if self.is_standardised else outputs
 
 
 def export(model: nn.Module, spec: DataSpec, inputs: Tensor, path: Path, *, form: str) -> float:

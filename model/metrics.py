@@ -7,7 +7,7 @@ A metric of one's own is a `Metric`, a function (outputs, targets) -> values [n]
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,15 @@ class Metric:
     higher_is_better: bool
 
 
+class Accumulated:
+    """A metric with a state of its own (update, compute, reset), such as those of torchmetrics, and its direction."""
+
+    def __init__(self, metric: Any, *, higher_is_better: bool) -> None:
+        self.metric, self.higher_is_better = metric, higher_is_better
+        if hasattr(metric, "persistent"):  # torchmetrics: else its state would be in no checkpoint
+            metric.persistent(True)
+
+
 def first_mean(means: Tensor) -> float:
     return float(means[0])
 
@@ -34,16 +43,6 @@ def first_mean(means: Tensor) -> float:
 def mean_of(function: Callable[[Any, Any], Tensor], *, higher_is_better: bool) -> Metric:
     """The mean of what a function gives for each example."""
     return Metric(lambda outputs, targets: function(outputs, targets).view(-1, 1), first_mean, higher_is_better)
-
-
-def in_units_of_data(metric: Metric, mean: Sequence[float], std: Sequence[float]) -> Metric:
-    """A metric of values [n, outputs] that were standardised by mean and std, which sees them as they were before."""
-
-    def values(outputs: Tensor, targets: Tensor) -> Tensor:
-        scale, shift = (torch.tensor(numbers, device=outputs.device) for numbers in (std, mean))
-        return metric.values(outputs * scale + shift, targets * scale + shift)
-
-    return replace(metric, values=values)
 
 
 def accuracy(top: int = 1) -> Metric:
@@ -106,6 +105,51 @@ def macro_f1(num_classes: int) -> Metric:
     return Metric(counts, result, higher_is_better=True)
 
 
+@dataclass(frozen=True)
+class Units:
+    """Standardised values [n, outputs] -> in their own units; a value of `mean` and `std` for each output."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        exact = values if values.device.type == "mps" else values.double()  # mps has no float64
+        return exact * torch.tensor(self.std).to(exact) + torch.tensor(self.mean).to(exact)
+
+
+class Restored:
+    """A metric with a state that sees outputs and targets in their own units."""
+
+    def __init__(self, metric: Any, units: Units) -> None:
+        self.metric, self.units, self.higher_is_better = metric, units, metric.higher_is_better
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.metric.update(self.units(outputs), self.units(targets))
+
+    def compute(self) -> Any:
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        self.metric.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.metric.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.metric.load_state_dict(state)
+
+
+def in_units(metric: Any, spec: DataSpec) -> Any:
+    """A metric of targets that `spec` says were standardised, in their own units; any other as it is."""
+    if not spec.target_std:
+        return metric
+    units = Units(tuple(spec.target_mean), tuple(spec.target_std))
+    if not isinstance(metric, Metric):
+        return Restored(metric, units)
+    values = metric.values
+    return replace(metric, values=lambda outputs, targets: values(units(outputs), units(targets)))
+
+
 DEFAULTS: dict[str, Mapping[str, Callable[[], Metric]]] = {
     "classification": {"accuracy": accuracy},
     "regression": {"rmse": rmse, "r2": r2},
@@ -114,7 +158,7 @@ DEFAULTS: dict[str, Mapping[str, Callable[[], Metric]]] = {
 
 def default_metrics(spec: DataSpec) -> dict[str, Metric]:
     """The metrics of a task, by name; of any other data, none."""
-    return {name: make() for name, make in DEFAULTS.get(spec.task, {}).items()}
+    return {name: in_units(make(), spec) for name, make in DEFAULTS.get(spec.task, {}).items()}
 
 
 def count_confusions(predicted: Tensor, targets: Tensor, num_classes: int) -> Tensor:

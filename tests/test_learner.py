@@ -17,6 +17,7 @@ from lab.devices.device import Computing
 from lab.devices.distributed import ALONE
 from lab.runs.checkpoint import load_tensors
 from model.batching import Batch
+from model.ema import MovingAverage
 from model.losses import Loss, cross_entropy, sum_of_squares
 from model.net import MLP, DataSpec
 from model.schedule import Schedule
@@ -35,6 +36,7 @@ def make_learner(
         lambda optimizer: Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0), "epoch"),
         world=ALONE,
         computing=Computing(precision, num_threads=1, compiled=False),
+        average=MovingAverage(model, decay=None),
         **options,
     )
 

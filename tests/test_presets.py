@@ -219,7 +219,7 @@ def test_loss_falls_to_a_share_of_the_first(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (directory,) = run_preset(run_command, tmp_path, preset, "trainer.log_every=1", "trainer.images=false")
-    losses = [event.value for event in EventAccumulator(str(directory), {"scalars": 0}).Reload().Scalars("step/loss")]
+    losses = [event.value for event in EventAccumulator(str(directory), {"scalars": 0}).Reload().Scalars("loss/step")]
     assert losses[-1] < share * losses[0]
 
 

@@ -204,14 +204,14 @@ def test_the_same_sweep_again_does_only_what_is_missing(try_train: Callable[...,
     before = snapshot()
     outcome = try_train(*sweep)
     assert outcome.code == 0
-    assert outcome.out.count("finished already") == 4
+    assert outcome.out.count("has finished already") == 4
     assert snapshot() == before
 
     weights = (runs[2] / "last.pt").read_bytes()
     for path in runs[2].iterdir():
         path.unlink()
     outcome = try_train(*sweep)
-    assert outcome.out.count("finished already") == 3
+    assert outcome.out.count("has finished already") == 3
     after = snapshot()
     untouched = [path for path in before if path.parent != runs[2]]
     assert {path: after[path] for path in untouched} == {path: before[path] for path in untouched}

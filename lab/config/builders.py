@@ -19,7 +19,7 @@ from model.data_loader import Loader, check_batch_size, make_loader, whole
 from model.ema import MovingAverage
 from model.layers import initialize
 from model.losses import Loss, check_loss, default_loss
-from model.metrics import Metric, default_metrics, in_units_of_data, mean_of
+from model.metrics import Accumulated, Metric, default_metrics, in_units, mean_of
 from model.net import DataSpec, is_image
 from model.schedule import Schedule
 from model.splits import Dataset, Split, dataset_of, describe, load_split
@@ -49,6 +49,7 @@ class Data:
     spec: DataSpec
     examples: Split  # of training
     fingerprint: str
+    notes: list[str]  # what of the dataset is not in it
 
     def close(self) -> None:
         """Lets go of what loads the data."""
@@ -91,7 +92,9 @@ def load_data(
         "transform": build_transforms(cfg, "augment", "transform")
     }
     train = make_loader(training, spec, shuffle=True, seed=cfg.seed, device=device, part=part, **options)
-    data = Data(train, make_eval_loader(cfg, validation, spec, device, part), spec, training, training.fingerprint())
+    evaluated = make_eval_loader(cfg, validation, spec, device, part)
+    notes = list(dict.fromkeys([*training.notes, *validation.notes]))
+    data = Data(train, evaluated, spec, training, training.fingerprint(), notes)
     check_shares(data, num_processes, accumulate=cfg.trainer.accumulate)
     return data
 
@@ -173,20 +176,12 @@ def build_loss(cfg: DictConfig, spec: DataSpec, model: nn.Module) -> Loss | None
 
 
 def build_metrics(cfg: DictConfig, spec: DataSpec) -> dict[str, Any]:
-    """The metrics of a configuration by name, or those of the task where it names none; in the units of the targets."""
+    """The metrics of a configuration by name, or those of the task where it names none."""
     if not cfg.metrics:
-        metrics: dict[str, Any] = dict(default_metrics(spec))
-    else:
-        built = build("metrics", cfg.metrics, spec=spec)
-        metrics = {n: as_metric(n, one, cfg.metrics[n].get("higher_is_better")) for n, one in built.items()}
-    if not spec.target_std:
-        return metrics
-    if with_state := [name for name, metric in metrics.items() if not isinstance(metric, Metric)]:
-        raise UserError(
-            f"metrics.{with_state[0]} has a state of its own and would see standardised targets; set "
-            f"data.standardize=false, or name a function of (outputs, targets)"
-        )
-    return {name: in_units_of_data(one, spec.target_mean, spec.target_std) for name, one in metrics.items()}
+        return default_metrics(spec)
+    built = build("metrics", cfg.metrics, spec=spec)
+    known = {name: as_metric(name, one, cfg.metrics[name].get("higher_is_better")) for name, one in built.items()}
+    return {name: in_units(one, spec) for name, one in known.items()}
 
 
 def as_metric(name: str, built: Any, higher_is_better: bool | None) -> Any:
@@ -200,10 +195,7 @@ def as_metric(name: str, built: Any, higher_is_better: bool | None) -> Any:
         return replace(built, higher_is_better=known)
     if not hasattr(built, "update"):
         return mean_of(built, higher_is_better=known)
-    if hasattr(built, "persistent"):  # torchmetrics: its state is a part of checkpoints
-        built.persistent(True)
-    built.higher_is_better = known
-    return built
+    return Accumulated(built, higher_is_better=known)
 
 
 def computing_options(cfg: DictConfig, data: Data) -> dict[str, Any]:

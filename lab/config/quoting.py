@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
+
+from utils import nearest
 
 PLAIN = re.compile(r"(\.{0,2}/|[A-Za-z_])[A-Za-z0-9_./+-]*")
 NO_TEXT = (
@@ -31,6 +34,11 @@ def printable(text: str) -> str:
 def as_typed(key: str, value: Any) -> str:
     """`key=value` as one types it in a shell, so that Hydra reads that very value."""
     return shlex.quote(f"{key}={as_value(value)}")
+
+
+def path_typed(key: str, path: Path) -> str:
+    """`key=path` as one types it in a shell, so that Hydra reads that path from the current directory."""
+    return as_typed(key, nearest(path))
 
 
 def as_value(value: Any) -> str:

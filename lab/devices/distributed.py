@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lab.devices.device import choose_device, keep_freed_memory
 from lab.devices.launch import Lost, agreed_directory, launched, launchers_store, num_launched, run_in_processes
-from utils import UserError, here, hint
+from utils import UserError
 
 
 @dataclass
@@ -234,11 +234,14 @@ def joined(device: str, parallel: str = "ddp") -> Iterator[World]:
             world.leave()
 
 
-def in_world(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_world(
+    function: Callable[..., Any], *, on_lost: Callable[[Path, Exception], Exception] = lambda _, error: error
+) -> Callable[..., Any]:
     """Makes function(world, cfg, directory, ...) one of (cfg, directory, ...), run by each process of its world.
 
     Those are `trainer.devices` new ones on this machine, those that a launcher such as torchrun has started, or this one
-    alone. What the function has built is gone when it returns, and with it what connects the processes.
+    alone. What the function has built is gone when it returns, and with it what connects the processes. on_lost: gives what
+    to raise for (directory, error) where one of the new processes has ended without a word.
     """
 
     @functools.wraps(function)
@@ -248,8 +251,7 @@ def in_world(function: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 return run_in_processes(work, cfg, directory, *arguments, num_processes=cfg.trainer.devices)
             except Lost as error:
-                going_on = f"; go on with: {hint('train.py')} resume={here(directory)}" * directory.exists()
-                raise Lost(f"{error}{going_on}") from error
+                raise on_lost(directory, error) from error
         keep_freed_memory()
         with joined(cfg.trainer.device, cfg.trainer.parallel) as world:
             return function(world, cfg, agreed_directory(directory), *arguments, **keys)

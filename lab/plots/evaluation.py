@@ -35,11 +35,17 @@ def draw_evaluation(
     probabilities [n, classes] and targets [n] on the CPU, in the order of `examples`; untrained, trained: the network
     before and after training.
     """
-    from lab.plots.classification import draw_class_probabilities, draw_confusion_matrix
+    from lab.plots import classification
     from lab.plots.figures import save_png, to_image
     from lab.plots.sheets import draw_mistakes
 
-    figures = {f"confusion_matrix{suffix}": draw_confusion_matrix(confusions.numpy(), spec.classes)}
+    figures = {
+        f"confusion_matrix{suffix}": classification.draw_confusion_matrix(confusions.numpy(), spec.classes),
+        f"reliability{suffix}": classification.draw_reliability(probabilities, targets),
+    }
+    if len(spec.classes) == 2:
+        curve = classification.draw_precision_recall(probabilities[:, 1], targets, spec.classes[1])
+        figures[f"precision_recall{suffix}"] = curve
     if is_image(spec):
         confidence, predicted = probabilities.max(dim=1)
         confidence[predicted == targets] = -1
@@ -50,7 +56,7 @@ def draw_evaluation(
         device = next(trained.parameters()).device
         inputs = Normalize(spec.mean, spec.std, device)(first.to(device))
         before, after = (class_probabilities(net(inputs), output_of(net))[0].cpu() for net in (untrained, trained))
-        figures[f"class_probabilities{suffix}"] = draw_class_probabilities(
+        figures[f"class_probabilities{suffix}"] = classification.draw_class_probabilities(
             first[0].float() / 255, before, after, int(targets[0]), spec.classes
         )
     for name, figure in figures.items():

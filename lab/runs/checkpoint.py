@@ -6,6 +6,7 @@ import copy
 import hashlib
 import io
 import warnings
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,6 +54,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
     try:
         if not content.startswith(b"PK"):
             raise ValueError("not the zip archive that torch.save writes")  # PyTorch has readers of older formats, too
+        check_unpacked(content)
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except Exception as error:  # a whole file, but not one that `save_tensors` wrote
@@ -65,6 +67,14 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, An
             f"{path} has the format {state['format']}, of a newer version of this project; this one reads up to {FORMAT}"
         )
     return state
+
+
+def check_unpacked(content: bytes) -> None:
+    """ValueError for a zip archive that would take more memory than it has bytes: torch.save packs nothing."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        num_bytes = sum(entry.file_size for entry in archive.infolist())
+    if num_bytes > len(content):
+        raise ValueError(f"its {len(content):,} bytes would unpack to {num_bytes:,}")
 
 
 def read_whole(path: Path) -> bytes:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -14,26 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.config.builders import load_examples
 from lab.config.command import checked, run_directory
-from lab.config.directories import COMPUTES_NOTHING
+from lab.config.quoting import path_typed
 from lab.config.schema import TrainConfig
 from lab.config.targets import is_share
 from lab.devices.launch import num_launched
-from lab.runs.loading import find_run, load_config
+from lab.runs.code import code_of
+from lab.runs.files import read_json
+from lab.runs.loading import FREE, find_run, load_config
 from lab.runs.logger import last_record
 from lab.runs.provenance import code_state
-from utils import UserError, flatten, here, read_json
-
-# What may differ while a run goes on: more epochs are more work, and places and devices may change.
-FREE = (
-    "trainer.epochs",
-    "trainer.device",
-    "trainer.devices",
-    "trainer.parallel",
-    "resume",
-    "experiments_dir",
-    "data.root",
-    *COMPUTES_NOTHING,
-)
+from utils import UserError, flatten, here
 
 
 class Plan(NamedTuple):
@@ -71,9 +61,9 @@ def is_due(asked: Plan, ask: DictConfig) -> bool:
     if asked.best is not None and not ask.rerun:
         print(
             f"{here(asked.directory)} has finished already; "
-            f"for more epochs: resume={here(asked.directory)} trainer.epochs=..."
+            f"for more epochs: {path_typed('resume', asked.directory)} trainer.epochs=..."
         )
-        if is_of_other_code(asked.directory, code_state()[0]):
+        if is_of_other_code(asked.directory, asked.cfg):
             print("  it was made with other code than there is now; rerun=true starts it anew")
         return False
     if ask.dry_run:
@@ -154,16 +144,13 @@ def check_stretch(cfg: DictConfig, recorded: DictConfig, directory: Path) -> Non
         )
 
 
-def fixed_part(cfg: DictConfig) -> dict[str, Any]:
-    """{dotted key: value} of a configuration, without what may change while a run goes on."""
-    values = flatten(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
-    return {key: value for key, value in values.items() if key not in ("name", *FREE)}
-
-
-def is_of_other_code(directory: Path, code: Mapping[str, str | None]) -> bool:
-    """Whether a run was started with other code than that, which `code_state` describes."""
+def is_of_other_code(directory: Path, cfg: DictConfig) -> bool:
+    """Whether a run was started with other code than there is now: of its network, data, loss, metrics and learner."""
     recorded = read_json(directory / "provenance.json", data_sha256=str)
-    return any(recorded.get(key) != value for key, value in code.items())
+    files = recorded.get("code_sha256")
+    if not isinstance(files, dict):  # a run from before they were recorded
+        return any(recorded.get(key) != value for key, value in code_state()[0].items())
+    return {*map(str, files.values())} != {*code_of(OmegaConf.to_container(cfg)).values()}  # type: ignore[arg-type]
 
 
 def state_of(directory: Path) -> str:

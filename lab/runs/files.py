@@ -13,6 +13,7 @@ import yaml
 from utils import UserError
 
 MOST_BYTES = 2**24  # a configuration or a record is a few thousand
+MOST_CURVE_BYTES = 2**28  # of a metrics.jsonl or a train.log, which grow by a line for each epoch or step
 MOST_LEVELS = 100  # of nesting; libyaml's own reader ends the process at some ten thousand
 
 

@@ -14,14 +14,27 @@ from yaml import YAMLError
 
 from lab.config.builders import build_model
 from lab.config.command import checked
+from lab.config.directories import COMPUTES_NOTHING
 from lab.config.migrate import migrate
 from lab.config.schema import TrainConfig, UnknownKey, check_keys
 from lab.config.targets import SLOTS, check_foreign
 from lab.devices.device import choose_device
-from lab.runs.checkpoint import load_part, load_tensors
+from lab.runs.checkpoint import check_note, load_part, load_tensors
 from lab.runs.reading import read_yaml
 from model.net import DataSpec
-from utils import PROJECT, UserError
+from utils import PROJECT, UserError, flatten
+
+# What may differ while a run goes on: more epochs are more work, and places and devices may change.
+FREE = (
+    "trainer.epochs",
+    "trainer.device",
+    "trainer.devices",
+    "trainer.parallel",
+    "resume",
+    "experiments_dir",
+    "data.root",
+    *COMPUTES_NOTHING,
+)
 
 REQUIRED = [
     field.name for field in fields(DataSpec) if field.default is MISSING
@@ -32,6 +45,7 @@ def load_run(run: str | Path, checkpoint: str = "best", device: str = "cpu") -> 
     """(the trained network, in evaluation mode, and the run's configuration) from a run directory alone.
 
     The network takes normalised inputs: `Normalize(model.spec.mean, model.spec.std)(images)` makes them of uint8 images.
+    Where targets were standardised, so are its outputs: `Normalize(model.spec.target_mean, model.spec.target_std).inverse`.
     checkpoint: "best" or "last". Raises UserError where the run or the checkpoint is missing or damaged.
     """
     directory = find_run(run)
@@ -74,9 +88,20 @@ def load_config(directory: Path) -> DictConfig:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from error
 
 
+def fixed_part(cfg: DictConfig) -> dict[str, Any]:
+    """{dotted key: value} of a configuration, without what may change while a run goes on."""
+    values = flatten(OmegaConf.to_container(cfg))  # type: ignore[arg-type]
+    return {key: value for key, value in values.items() if key not in ("name", *FREE)}
+
+
 def load_model(cfg: DictConfig, path: Path, device: torch.device) -> tuple[nn.Module, DataSpec, dict[str, Any]]:
-    """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds)."""
+    """(the network with the weights of a checkpoint, in evaluation mode; its data's spec; what else the file holds).
+
+    UserError where the checkpoint was saved with another configuration than this one, or does not fit it.
+    """
     state = load_tensors(path, device)
+    if "configuration" in state:  # which older ones do not hold
+        check_note("configuration", state["configuration"], fixed_part(cfg), path)
     try:
         check_keys(state["spec"], get_type_hints(DataSpec), where="spec.", required=REQUIRED)
         spec, weights, _ = DataSpec(**state["spec"]), state["model"], int(state["progress"]["epoch"])

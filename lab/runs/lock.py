@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils import Unwritable, UserError
+from lab.runs.files import read_text
+from utils import Unwritable, UserError, unwritable
 
 
 def refuse_links(directory: Path) -> None:
@@ -36,7 +38,8 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        holder = (directory / ".lock.owner").read_text() if (directory / ".lock.owner").exists() else "another process"
+        owner = directory / ".lock.owner"
+        holder = read_text(owner) if owner.exists() else "another process"
         raise UserError(f"{directory} is being written by {holder}; wait for it, or stop it first") from None
     try:
         (directory / ".lock.owner").write_text(f"process {os.getpid()} on {platform.node()}")
@@ -44,4 +47,24 @@ def locked(directory: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):  # a folder that can no longer be written is told of elsewhere
             (directory / ".lock.owner").unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Lets one command at a time write the files of that kind into a folder; the others wait, and say so."""
+    path = folder / f".lock.{what}"
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, and what is written could land elsewhere; remove it")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another command that writes into {folder}", file=sys.stderr)
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        yield
+    finally:
         lock.release()

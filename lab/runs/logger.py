@@ -9,8 +9,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,7 +19,9 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from utils import Diverged, Unwritable, flatten, for_json, write_json, writing
+from lab.devices.distributed import local
+from lab.runs.files import MOST_CURVE_BYTES, read_text
+from utils import flatten, for_json, write_json, writing
 
 
 def writes_into(stream: TextIO, path: Path) -> bool:
@@ -36,6 +39,13 @@ def tag_of(name: str) -> str:
     """
     split, _, metric = name.rpartition("/")
     return f"{metric}/{split}" if split and metric not in ("lr", "gradient_norm") else f"rate/{metric}"
+
+
+def shorten(key: str, value: Any) -> tuple[str, Any]:
+    """A key of a configuration and its value as HPARAMS shows them: "model" and "MLP" for model._target_ and its path."""
+    if key.endswith("._target_"):
+        return key.removesuffix("._target_"), str(value).rpartition(".")[2]
+    return key, value
 
 
 class RunLogger:
@@ -109,6 +119,12 @@ class RunLogger:
         bar.set_postfix(self.validated)
         return bar
 
+    def histograms(self, model: torch.nn.Module, step: int) -> None:
+        """How the weights of each tensor of a network are distributed, for TensorBoard."""
+        for name, weight in model.named_parameters():
+            if weight.numel():
+                self.writer.add_histogram(f"weights/{name}", local(weight.detach()).float().cpu(), step)
+
     def graph(self, model: torch.nn.Module, inputs: torch.Tensor) -> None:
         """The network's graph for TensorBoard, where it can be traced; the random state and the mode stay as they were."""
         was_training = model.training
@@ -122,11 +138,11 @@ class RunLogger:
         """Opens this run's line in TensorBoard's HPARAMS; of a new run the configuration as text, too.
 
         No experiment summary is written: TensorBoard then takes the columns from all runs together, where it would
-        otherwise take them from whichever run it reads first. The metrics are the ordinary scalars.
+        otherwise take them from whichever run it reads first. The metrics are the ordinary scalars, by their tags' order.
         """
         from torch.utils.tensorboard.summary import hparams
 
-        _, start, self._session_end = hparams(flatten(values), {})
+        _, start, self._session_end = hparams(dict(starmap(shorten, flatten(values).items())), {})
         self.writer.file_writer.add_summary(start)
         if is_new:
             text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
@@ -177,6 +193,8 @@ class NoLogger(RunLogger):
     def say(self, message: str) -> None: ...
     def warn(self, message: str) -> None: ...
     def epoch(self, record: Mapping[str, float], *, num_epochs: int) -> None: ...
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+    def histograms(self, model: torch.nn.Module, step: int) -> None: ...
     def step(self, values: Mapping[str, float], step: int, bar: tqdm[Any]) -> None: ...
     def load_state_dict(self, sizes: Mapping[str, int]) -> None: ...
 
@@ -191,7 +209,7 @@ def read_records(directory: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl, one an epoch; a line that is not whole (yet) does not count, nor what follows it."""
     records: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
-        for line in (directory / "metrics.jsonl").read_text().splitlines():
+        for line in read_text(directory / "metrics.jsonl", most=MOST_CURVE_BYTES).splitlines():
             record = json.loads(line)
             if not _is_record(record):
                 break
@@ -217,29 +235,3 @@ def write_status(
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     record = {"state": state, "epoch": epoch, "step": step, "time": now, "pid": pid or os.getpid(), "error": error}
     write_json(directory / "status.json", record)
-
-
-@contextlib.contextmanager
-def recorded_status(directory: Path, progress: Any) -> Iterator[None]:
-    """Keeps status.json true while a run runs: running, then finished, interrupted, diverged or failed.
-
-    progress: has the `epoch` and the `step` that the run has come to.
-    """
-
-    def write(state: str, error: str | None = None) -> None:
-        with contextlib.suppress(Unwritable):  # what it would say of is on its way to the user
-            write_status(directory, state, epoch=progress.epoch, step=progress.step, error=error)
-
-    try:
-        write_status(directory, "running", epoch=progress.epoch, step=progress.step)
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        write("interrupted")
-        raise
-    except Diverged as error:
-        write("diverged", str(error))
-        raise
-    except BaseException as error:
-        write("failed", f"{type(error).__name__}: {error}")
-        raise
-    write("finished")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lab.devices.distributed import ALONE, World
-from model.metrics import Metric
+from model.metrics import Accumulated, Metric
 from model.trees import tree_cat, tree_map
 
 FOLD_AT = 2**18  # numbers of outputs that are held back before they are added up, all at once
@@ -28,8 +28,8 @@ class Meter:
     def __init__(self, metrics: Mapping[str, Any], world: World = ALONE) -> None:
         self.world = world
         self.means = {name: metric for name, metric in metrics.items() if isinstance(metric, Metric)}
-        # Copies: training and validation measure by turns, each in a state of its own.
-        self.stateful = {name: copy.deepcopy(metric) for name, metric in metrics.items() if name not in self.means}
+        others = {name: metric for name, metric in metrics.items() if name not in self.means}
+        self.stateful = {name: copied(metric, world.device) for name, metric in others.items()}
         self.names = list(metrics)
         self.clear()
 
@@ -97,3 +97,11 @@ class Meter:
         self.sums = {name: self.sums[name] + new for name, new in sums.items()} if self.sums else sums
         self.num_folded += self.num_waiting
         self.waiting, self.num_waiting = [], 0
+
+
+def copied(metric: Any, device: torch.device) -> Any:
+    """A metric with a state of its own: training and validation measure by turns."""
+    metric = copy.deepcopy(metric.metric if isinstance(metric, Accumulated) else metric)
+    if hasattr(metric, "to"):
+        metric.to(device)
+    return metric

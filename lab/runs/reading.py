@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from lab.runs.files import read_bytes, read_json, read_yaml
+from lab.runs.files import MOST_CURVE_BYTES, read_bytes, read_json, read_yaml
 from utils import UserError, flatten
 
 UNCOUNTED = ("incomplete", "failed", "diverged", "unreadable")  # the states of runs without a result
@@ -25,7 +25,7 @@ SIGNS = {
     "train.log",
 }  # what is in no folder but a run's; a sweep's job begins with the last
 ABSENT = "-"  # the value of a key that is not in a run's configuration
-MOST_CURVE_BYTES = 2**28  # of a metrics.jsonl, which grows by a line for each epoch
+LEDGER = "test_openings.jsonl"  # a line for each time that a run's test split was opened
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Run:
     final: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     higher: dict[str, bool] = field(default_factory=dict)  # whether higher is better, of metrics without their split
+    num_tested: int = 0  # how often its test split was opened
     problem: str = ""
 
     def value(self, key: str) -> str:
@@ -81,6 +82,7 @@ def read_run(directory: Path, root: Path) -> Run:
         if not (directory / "config.yaml").exists():
             return read_unbegun(run)
         run.config = {printable(key): as_text(x) for key, x in flatten(read_yaml(directory / "config.yaml")).items()}
+        run.num_tested = count_openings(directory)
         status = read_json(directory / "status.json")
         run.ended = datetime.fromisoformat(status["time"]).timestamp()
         if status["state"] == "finished":
@@ -119,6 +121,13 @@ def read_results(run: Run) -> None:
         if evaluation["epoch"] != record["best"]["epoch"]:
             raise ValueError("evaluation.json is older than the best epoch: run evaluate.py again")
         run.test = {name: x for name, x in finite_metrics(evaluation).items() if name.startswith("test/")}
+
+
+def count_openings(directory: Path) -> int:
+    """How often a run's test split was opened; of a run from before that was noted, at least once where it has a result."""
+    if (directory / LEDGER).exists():
+        return read_bytes(directory / LEDGER).count(b"\n")
+    return int((directory / "evaluation.json").exists())
 
 
 def explain(error: BaseException, directory: Path) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from lab.runs.files import read_json
 from lab.runs.provenance import provenance
-from utils import UserError, here, read_json, write_file, write_json
+from utils import UserError, here, write_file, write_json
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,14 @@ class Record:
                 f"bring that data back, or start a new run"
             )
 
-    def write(self, directory: Path, device: torch.device, *, is_new: bool) -> None:
-        """config.yaml, overrides.yaml, provenance.json and the patch: of the start, with each resumption noted."""
+    def write(self, directory: Path, device: torch.device, notes: Sequence[str] = (), *, is_new: bool) -> None:
+        """config.yaml, overrides.yaml, provenance.json and the patch: of the start, with each resumption noted.
+
+        notes: on what of the data was left out.
+        """
         write_file(directory / "config.yaml", OmegaConf.to_yaml(self.cfg).encode())
-        record, patch = provenance(device, self.data_sha256)
+        record, patch = provenance(device, self.values, self.data_sha256)
+        record["data_notes"] = list(notes)
         if is_new:
             write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(self.overrides))).encode())
             (directory / "uncommitted.patch").unlink(missing_ok=True)

@@ -17,19 +17,23 @@ from typing import Any
 
 import torch
 
+from lab.config.quoting import path_typed
 from lab.devices.distributed import World, gradient_norm, local
+from lab.devices.launch import Lost
 from lab.devices.signals import StopSignals
 from lab.runs.checkpoint import Checkpoint, Damaged, load_tensors, read_whole
-from lab.runs.directory import fixed_part, has_checkpoint
-from lab.runs.loading import begin_from
+from lab.runs.directory import has_checkpoint
+from lab.runs.loading import begin_from, fixed_part
 from lab.runs.lock import locked
 from lab.runs.logger import NoLogger, RunLogger, write_status
+from lab.runs.lost import explain_lost, record_lost
 from lab.runs.progress import CALMER, Progress
+from lab.runs.reading import LEDGER
 from lab.runs.record import Record
 from lab.runs.words import farewell, introduction, memory_explained, profiled
 from utils import Diverged, Unwritable, UserError, here, hint, remove_leftovers, write_json
 
-__all__ = ["Record", "Run", "begin_from", "memory_explained"]
+__all__ = ["Record", "Run", "begin_from", "explain_lost", "memory_explained"]
 
 
 class Run:
@@ -51,6 +55,7 @@ class Run:
         with contextlib.ExitStack() as stack:
             if self.world.is_main:
                 stack.enter_context(locked(self.directory))
+                self.place = self.directory.stat()
                 self.logger = stack.enter_context(contextlib.closing(RunLogger(self.directory)))
                 if self.anew:
                     clear(self.directory)
@@ -75,10 +80,11 @@ class Run:
                 self.end(error)
 
     def begin(self, data: Any, learner: Any) -> None:
-        """Records that the run runs, and says what it is about."""
+        """Records that the run runs, and says what it is about; its end lets go of what loads the data."""
+        self.opened.callback(data.close)
         if not self.world.is_main:
             return
-        self.record.write(self.directory, self.world.device, is_new=self.is_new)
+        self.record.write(self.directory, self.world.device, data.notes, is_new=self.is_new)
         self.write_status("running")
         self.has_begun = True
         if self.record.cfg.trainer.profile:
@@ -91,6 +97,12 @@ class Run:
     def end(self, error: BaseException | None) -> None:
         """Records how a run that had begun has ended."""
         if not self.has_begun:
+            if isinstance(error, Lost) and not self.world.is_main:
+                record_lost(self.directory, error)  # where it was the main one that ended
+            return
+        if not self.is_in_place():  # nothing is said of this run in the place of another, or of none
+            if error is None:
+                self.check_place()
             return
         with contextlib.suppress(Unwritable):  # what it would say of is on its way to the user
             if error is None:
@@ -100,12 +112,28 @@ class Run:
             elif isinstance(error, (KeyboardInterrupt, SystemExit)):
                 self.write_status("interrupted")
                 place = f"epoch {self.progress.epoch}" + f", step {self.progress.step}" * (self.progress.batch > 0)
-                command = f"{hint('train.py')} resume={here(self.directory)}"
+                command = f"{hint('train.py')} {path_typed('resume', self.directory)}"
                 self.logger.say(f"interrupted after {place}; go on with: {command}")
             elif isinstance(error, Diverged):
                 self.write_status("diverged", str(error))
             else:
                 self.write_status("failed", f"{type(error).__name__}: {error}")
+
+    def is_in_place(self) -> bool:
+        """Whether its directory is still the one that the run was begun in, and says which run it is."""
+        try:
+            is_same = os.path.samestat(self.directory.stat(), self.place)
+        except OSError:
+            return False
+        return is_same and (self.directory / "config.yaml").is_file()
+
+    def check_place(self) -> None:
+        """Raises Unwritable where the run has lost its directory."""
+        if self.world.is_main and not self.is_in_place():
+            raise Unwritable(
+                f"{here(self.directory)} was moved, removed or emptied while its run trained; "
+                f"where its last.pt is now, the run can go on from there: resume=..."
+            )
 
     def write_status(self, state: str, error: str | None = None) -> None:
         write_status(self.directory, state, epoch=self.progress.epoch, step=self.progress.step, error=error)
@@ -203,6 +231,7 @@ class Run:
 
     def after_epoch(self) -> None:
         """Writes what an epoch that has ended leaves: its line, metrics.json, the checkpoints."""
+        self.check_place()
         progress = self.progress
         timing = {
             "seconds": round(time.perf_counter() - self.epoch_started, 4),
@@ -222,7 +251,7 @@ class Run:
         self.stop_if(self.world.latest_max(self.stops.noted or 0))
 
     def save(self) -> None:
-        """Writes last.pt, unless it would hold a number that is not finite."""
+        """Writes last.pt, unless it would hold a number that is not finite, or the directory is another one."""
         self.check()
         self.last.save(self.directory / "last.pt", keep=self.directory / "before.pt")
         if self.world.is_main:
@@ -230,6 +259,7 @@ class Run:
 
     def check(self) -> None:
         """Raises Diverged where the loss of a step, or a weight, is not finite: the loss is from before the step."""
+        self.check_place()
         self.meter.check(self.progress)
         tensors = [local(tensor) for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
         if tensors and self.world.sum(torch.stack([~tensor.isfinite().all() for tensor in tensors]).sum()) > 0:
@@ -255,5 +285,5 @@ def clear(directory: Path) -> None:
             os.truncate(path, 0)  # whoever writes it goes on writing it
         elif path.is_dir():
             shutil.rmtree(path)
-        elif not path.name.startswith(".lock"):
+        elif not path.name.startswith(".lock") and path.name != LEDGER:  # what was looked at stays looked at
             path.unlink()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from lab.config.quoting import path_typed
 from lab.runs.logger import RunLogger
 from lab.runs.progress import Progress
 from utils import OutOfMemory, here, hint, write_file
@@ -29,8 +30,9 @@ def introduction(cfg: DictConfig, directory: Path, *, data: Any, learner: Any, p
     threads = f"{computing.num_threads} thread{'s' * (computing.num_threads > 1)}"
     precision = computing.precision + ", compiled" * computing.compiled
     where = f", going on after epoch {progress.epoch}, step {progress.step}" * (progress.step > 0)
+    notes = "".join(f"\n        {note}" for note in data.notes)
     return (
-        f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}\n"
+        f"data    {cfg.data._target_.split('.')[-1]}: {sizes}, {shape}, {kind}{notes}\n"
         f"model   {cfg.model._target_.split('.')[-1]}: {num_parameters:,} parameters\n"
         f"device  {processes}{world.device}{sharing}, {threads}, {precision}, seed {cfg.seed}\n"
         f"run     {here(directory)}{where}"
@@ -45,7 +47,7 @@ def farewell(cfg: DictConfig, directory: Path, progress: Progress) -> str:
     return (
         f"best    epoch {progress.best_epoch}: {values}\n"
         f"run     {here(directory)}\n"
-        f"next    {hint('evaluate.py')} run={here(directory)}\n"
+        f"next    {hint('evaluate.py')} {path_typed('run', directory)}\n"
         f"        tensorboard --logdir {here(folder)}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from lab.runs.checkpoint import load_tensors
-from utils import read_json
+from lab.runs.files import read_json
 
 
 class DrawLosses(Callback):
@@ -21,15 +22,10 @@ class DrawLosses(Callback):
         self.y_limits = (y_limits[0], y_limits[1]) if y_limits else None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
         from lab.plots.training import draw_losses
 
-        series = {}
         directories = run_directories(config)
-        for directory, label in zip(directories, labels_of(directories), strict=True):
-            events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("loss/step")
-            series[label] = ([event.step for event in events], [event.value for event in events])
+        series = {label: losses_of(one) for one, label in zip(directories, labels_of(directories), strict=True)}
         if series:
             save(draw_losses(series, y_limits=self.y_limits, smoothing=15), config, "losses.png")
 
@@ -70,6 +66,48 @@ class DrawRestoredCurves(Callback):
         if fixed is not None:
             figure = draw_restored_curves(fixed["x"], fixed["y"], grid=fixed["grid"], curves=curves)
             save(figure, config, "restored_curves.png")
+
+
+class DrawSurvival(Callback):
+    """survival.png and .gif: a run that was killed again and again, upon the same run that was never stopped.
+
+    Both as they were logged for TensorBoard, to the last bit; says whether they end with the same weights. A version of
+    each for pages that are dark stands beside it.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        from lab.plots.figures import save_gif
+        from lab.plots.survival import animate_survival, draw_survival
+
+        runs = sorted(run_directories(config), key=lambda directory: len(kills_of(directory)))
+        if len(runs) < 2:
+            return
+        undisturbed, survivor = runs[0], runs[-1]
+        one, other = (load_tensors(directory / "last.pt")["model"] for directory in (undisturbed, survivor))
+        same = all(torch.equal(weight, other[name]) for name, weight in one.items())
+        print(f"weights at the end: {'identical, bit for bit' if same else 'NOT identical'}")
+        (steps, before), after = losses_of(undisturbed), losses_of(survivor)[1]
+        kills, metric = kills_of(survivor), "training loss of each step"
+        for ending, dark in (("", False), ("_dark", True)):
+            given: Any = {"kills": kills, "metric": metric, "dark": dark}
+            save(draw_survival(steps, before, after, **given), config, f"survival{ending}.png")
+            path = Path(config.experiments_dir, config.name) / f"survival{ending}.gif"
+            save_gif(animate_survival(steps, before, after, **given), path, frames_per_second=12)
+            print(f"written: {path}")
+
+
+def losses_of(directory: Path) -> tuple[list[int], list[float]]:
+    """The steps of a run and their training losses, as they were logged for TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(directory), size_guidance={"scalars": 0}).Reload().Scalars("loss/step")
+    return [event.step for event in events], [event.value for event in events]
+
+
+def kills_of(directory: Path) -> list[int]:
+    """The steps after which a run was killed, as its log tells."""
+    log = (directory / "train.log").read_text(errors="replace")
+    return [int(step) for step in re.findall(r"^killed \(SIGKILL\) after step (\d+)$", log, re.MULTILINE)]
 
 
 def run_directories(config: DictConfig) -> list[Path]:

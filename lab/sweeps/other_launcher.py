@@ -96,8 +96,8 @@ def one_line(error: object) -> str:
 def what_came_out(job: Job, told: JobReturn | None, complaint: str, *, has_started: bool) -> Ended:
     """What came out of a job: what its launcher was told or, where that lost track of it, what its directory tells."""
     from lab.runs.directory import finished_result
+    from lab.runs.files import read_json
     from lab.sweeps.pool import Ended, record_failure
-    from utils import read_json
 
     if told is not None and told.status == JobStatus.COMPLETED:
         return Ended(job, told.return_value, None, seconds=0)

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.runs.files import read_json
 from lab.runs.logger import last_record
 from lab.sweeps.pool import Ended, Job, Running
-from utils import UserError, read_json
+from utils import UserError
 
 
 class Overview:

@@ -23,9 +23,10 @@ from omegaconf import DictConfig
 from lab.devices.processes import LOST, Child, reason_of, warm_up
 from lab.devices.signals import Interrupted, StopSignals
 from lab.runs import provenance
+from lab.runs.files import read_json
 from lab.runs.lock import locked
 from lab.runs.logger import last_record, write_status
-from utils import UserError, nothing, read_json
+from utils import UserError, nothing
 
 # Imported once, in the process from which all jobs are forked; torch._dynamo is what every optimiser imports when made.
 PRELOADED = [

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.config.quoting import path_typed
 from lab.runs.directory import is_of_other_code, what_is_left
-from lab.runs.provenance import code_state
 from lab.sweeps.overview import Overview
 from lab.sweeps.pool import Ended, Job, Running, run_pool
 from utils import UserError, here, hint, nothing
@@ -90,7 +90,10 @@ def report(jobs: Sequence[Job], ended: Sequence[Ended]) -> None:
     for one in failed:
         print(f"  {one.job.label}: {one.error}\n    {here(one.job.directory / 'train.log')}")
     folders = dict.fromkeys(Path(job.cfg.experiments_dir, job.cfg.name) for job in jobs)
-    print("next    " + "\n        ".join(f"{hint('synthesize_results.py')} root={here(folder)}" for folder in folders))
+    print(
+        "next    "
+        + "\n        ".join(f"{hint('synthesize_results.py')} {path_typed('root', folder)}" for folder in folders)
+    )
 
 
 def print_tables(jobs: Sequence[Job]) -> None:
@@ -105,7 +108,7 @@ def print_tables(jobs: Sequence[Job]) -> None:
 
 def note_other_code(jobs: Sequence[Job]) -> None:
     """Says how many of the finished runs were made with other code than there is now, if any were."""
-    code, finished = code_state()[0], [job for job in jobs if job.best is not None]
-    if others := sum(is_of_other_code(job.directory, code) for job in finished):
+    finished = [job for job in jobs if job.best is not None]
+    if others := sum(is_of_other_code(job.directory, job.cfg) for job in finished):
         runs = f"{others} of the {len(finished)} finished runs" if len(finished) > 1 else "the finished run"
         print(f"made with other code than there is now: {runs}; rerun=true starts the sweep anew")

@@ -20,10 +20,11 @@ from omegaconf import DictConfig
 
 from lab.config.command import typed_overrides
 from lab.devices.processes import tell
+from lab.runs.files import read_json
 from lab.sweeps.launcher import job_of, label_of
 from lab.sweeps.overview import judged_by, shorten, shown
 from lab.sweeps.pool import last_written, record_failure
-from utils import Unmet, UserError, read_json
+from utils import Unmet, UserError
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,10 @@ def heading(summary: Summary) -> list[str]:
         f"{len(summary.runs)} runs below {printable(str(summary.root))}: {states}",
         f"{summary.metric} at each run's best epoch ({better} is better), mean ± 95% interval of Student's t over n seeds",
     ]
+    if tested := [run for run in summary.runs if run.num_tested]:
+        num = sum(run.num_tested for run in tested)
+        times = "once" if num == 1 else f"{num} times"
+        lines.append(f"the test split was opened {times}, for {len(tested)} of the {len(summary.runs)} runs")
     if len(summary.rows) > 1:
         lines.append(f"{how_compared(summary)}; no row that equals the best is called worse in 95 of 100 studies")
     return lines + summary.remarks

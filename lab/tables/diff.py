@@ -12,7 +12,8 @@ from lab.tables.facts import provenance_of
 from lab.tables.rows import varied_keys
 from utils import UserError, flatten
 
-TIMES = {"command", "started", "git_patch_sha256", "resumed", "seconds"}  # what tells two equal runs apart
+# What tells two equal runs apart, and the code, which has a section of its own.
+TIMES = {"command", "started", "git_patch_sha256", "code_sha256", "resumed", "seconds"}
 MOST_LINES = 40  # of a difference of code
 
 
@@ -58,6 +59,10 @@ def codes(a: Run, b: Run) -> list[str]:
     records = [provenance_of(run) for run in (a, b)]
     commits = [str(record.get("git_commit") or "not recorded")[:12] for record in records]
     lines = [f"commit: {' | '.join(map(printable, commits))}"] if commits[0] != commits[1] else []
+    one, other = (record.get("code_sha256") for record in records)
+    if isinstance(one, dict) and isinstance(other, dict):
+        changed = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+        lines += [f"{printable(name)}: another file" for name in changed[:MOST_LINES]]
     names = "a/uncommitted.patch", "b/uncommitted.patch"
     changes = list(difflib.unified_diff(patch_of(a), patch_of(b), *names, lineterm="", n=0))
     more = [f"... and {len(changes) - MOST_LINES} lines more"] if len(changes) > MOST_LINES else []

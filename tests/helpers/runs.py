@@ -45,6 +45,11 @@ VARIANTS = {
     "fast_cnn, muon": ["model=fast_cnn", "model.channels=[4,8]", "optimizer=muon", "optimizer.weight_decay=0.1"],
     "adagrad, plateau, patience": ["optimizer=adagrad", "scheduler=plateau", "trainer.patience=3"],
     "regression, sgd, passes": ["data=quadratic", "optimizer=sgd", "data.passes=3", "trainer.animate=true"],
+    "moving average, groups of weights, metrics with states": [
+        *("trainer.ema=0.9", "optimizer=adamw", "optimizer.no_decay=true", "optimizer.groups={fc3.*: {lr: 0.01}}"),
+        *("+metrics.accuracy._target_=model.metrics.accuracy", "+metrics.auroc._target_=torchmetrics.AUROC"),
+        *("+metrics.auroc.task=multiclass", "+metrics.auroc.num_classes=${spec:output_size}"),
+    ],
     "image folder": [*SMALL_FOLDER, "data.num_workers=0", "data.flip=true"],
     "image folder, 2 workers": [*SMALL_FOLDER, "data.num_workers=2", "data.crop_padding=2"],
 }

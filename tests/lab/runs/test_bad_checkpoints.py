@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import io
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import train
 from evaluate import load_run
-from lab.runs.checkpoint import load_tensors, save_tensors
+from lab.runs.checkpoint import MARK, load_tensors, save_tensors
 from utils import UserError
 
 
@@ -140,4 +144,24 @@ def test_checkpoints_of_another_run_are_refused(original: Path, run: Path, run_c
     for name in ("best.pt", "last.pt"):
         shutil.copy(original / "other.run" / name, run / name)
     assert_one_line(run_command("train", f"resume={run}", "trainer.epochs=3"), "last.pt", "another configuration")
-    assert_one_line(run_command("evaluate", f"run={run}"), "best.pt", "does not fit this configuration")
+    assert_one_line(run_command("evaluate", f"run={run}"), "best.pt", "another configuration (model.hidden_sizes)")
+
+
+@pytest.mark.parametrize("kind", ["deflated", "one entry under many names"])
+def test_a_checkpoint_that_unpacks_to_more_than_itself_is_refused(kind: str, tmp_path: Path) -> None:
+    plain, packed = io.BytesIO(), io.BytesIO()
+    torch.save({"model": torch.zeros(2**22 if kind == "deflated" else 2**10)}, plain)
+    with zipfile.ZipFile(plain) as saved, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in saved.namelist():
+            archive.writestr(name, saved.read(name), zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED)
+        if kind != "deflated":
+            largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+            for number in range(100):
+                again = copy.copy(largest)
+                again.filename = f"archive/data/{number + 1}"
+                archive.filelist.append(again)
+    content = packed.getvalue()[:-2] + (len(MARK) + 64).to_bytes(2, "little")
+    (tmp_path / "best.pt").write_bytes(content + MARK + hashlib.sha256(content).hexdigest().encode())
+    assert len(content) < 10**5
+    with pytest.raises(UserError, match="would unpack to"):
+        load_tensors(tmp_path / "best.pt")

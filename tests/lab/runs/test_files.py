@@ -35,6 +35,13 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
     assert read_json(tmp_path / "link", a=list) == {"a": [1]} == read_yaml(tmp_path / "link")
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b'{"a": 1} x'], ids=["empty", "cut", "binary", "more"])
+def test_read_json_names_a_damaged_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"status\.json is damaged"):
+        read_json(tmp_path / "status.json")
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1}', "[]", "[" * 100_000])
 def test_what_is_not_as_it_was_written_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / "file").write_text(content)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.commands import Outcome, assert_one_line
+from helpers.commands import Outcome, assert_one_line, read
 from helpers.runs import (
     STEPS_PER_EPOCH,
     after_step,
@@ -81,5 +81,39 @@ def test_a_folder_that_vanishes_is_said_to_be_gone(
 ) -> None:
     after_step(7, lambda run: shutil.rmtree(run.directory), monkeypatch)
     outcome = try_short()
-    assert_one_line(Outcome(outcome.code, "", outcome.err), "/experiments/run/", "is gone", code=1)
+    assert_one_line(Outcome(outcome.code, "", outcome.err), "experiments/run/", "removed", code=1)
     assert list((tmp_path / "experiments" / "run").iterdir()) == []
+
+
+def move_away(run: Run) -> Path:
+    """Moves a run's directory, and makes an empty one in its place."""
+    moved = run.directory.with_name("moved")
+    run.directory.rename(moved)
+    run.directory.mkdir()
+    return moved
+
+
+def empty(run: Run) -> None:
+    for path in run.directory.iterdir():
+        if path.name not in (".lock", ".lock.owner", "train.log"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("happens", [move_away, empty])
+@pytest.mark.parametrize("step", [7, 12])
+def test_a_run_without_its_folder_never_says_that_it_has_finished(
+    happens: Callable[[Run], Any],
+    step: int,
+    try_short: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after_step(step, happens, monkeypatch)
+    outcome = try_short()
+    assert_one_line(Outcome(outcome.code, "", outcome.err), "was moved, removed or emptied", code=1)
+    for directory in (tmp_path / "experiments" / "run").iterdir():
+        if directory.name == "moved":
+            assert read(directory / "status.json")["state"] == "running"  # as a killed run's, which goes on
+            assert load_tensors(directory / "last.pt")["progress"]["step"] == step // STEPS_PER_EPOCH * STEPS_PER_EPOCH
+        else:
+            assert not {"status.json", "last.pt", "best.pt"} & {path.name for path in directory.iterdir()}

@@ -51,7 +51,7 @@ def test_garbage_in_a_record_is_named_or_left_out(content: str, run: Path) -> No
         (run / name).write_bytes(GARBAGE[content])
         for ask in (
             lambda: finished_result(cfg, run),
-            lambda: is_of_other_code(run, {"git_commit": "0"}),
+            lambda: is_of_other_code(run, cfg),
             lambda: what_is_left(run),
             lambda: last_record(run),
         ):

@@ -107,3 +107,18 @@ def test_other_classes_are_refused(folder_run: Path, tmp_path: Path, run_command
         outcome = run_command("evaluate", f"run={folder_run}", f"data.root={tmp_path / root}")
         assert_one_line(outcome, "classes", str(folder_run))
     assert not (folder_run / "evaluation.json").exists()
+
+
+def test_what_is_left_out_of_the_data_is_said_and_recorded(
+    tmp_path: Path, run_train: Callable[..., Path], run_command: Callable[..., Outcome]
+) -> None:
+    write_folder(tmp_path / "images")
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "dark" / "notes.txt").write_text("not an image")
+    run = run_train(*FOLDER, f"data.root={tmp_path / 'images'}")
+    note = f"1 files in {tmp_path / 'images' / 'train'} are no images and are skipped: 1 .txt"
+    assert note in (run / "train.log").read_text()
+    assert read(run / "provenance.json")["data_notes"] == [note]
+    outcome = run_command("evaluate", f"run={run}")
+    assert note.replace("train are", "test are") in outcome.out
+    assert read(run / "evaluation.json")["data_notes"] == [note.replace("train are", "test are")]

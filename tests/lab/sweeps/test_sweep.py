@@ -56,7 +56,9 @@ def test_other_code_is_noted_and_rerun_starts_anew(run_sweep: Callable[..., Outc
     assert run_sweep("seed=0,1").code == 0
     (run,) = tmp_path.glob("study/*/seed-1")
     assert "other code" not in run_sweep("seed=0,1").out
-    (run / "provenance.json").write_text(json.dumps(read(run / "provenance.json") | {"git_commit": "0" * 40}))
+    record = read(run / "provenance.json")
+    record["code_sha256"]["model/net.py"] = "0" * 64
+    (run / "provenance.json").write_text(json.dumps(record))
     before = snapshot(run)
     outcome = run_sweep("seed=0,1")
     (note,) = [line for line in outcome.out.splitlines() if "other code" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,13 +44,15 @@ class CheckedSweeper(BasicSweeper):
         assert self.config is not None
         refuse_launchers()
         record = Path(self.config.hydra.sweep.dir).absolute() / "multirun.yaml"
-        before = record.read_bytes() if record.is_file() else None
+        before = (record.read_bytes(), record.stat()) if record.is_file() else None
         made = [folder for folder in record.parents if not folder.exists()]
         try:
             super().sweep(arguments)
         except (Exception, SystemExit):  # refused, or a dry run; where a job has begun, its folder is there too
             if before is not None:
-                record.write_bytes(before)
+                content, status = before
+                record.write_bytes(content)
+                os.utime(record, ns=(status.st_atime_ns, status.st_mtime_ns))
             elif [path.name for path in record.parent.glob("*")] == [record.name]:
                 record.unlink()
                 for folder in made:
