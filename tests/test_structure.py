@@ -26,6 +26,9 @@ BELOW = {
     "lab.tables": {"lab.config", "lab.devices", "lab.runs", "model", "utils"},
     "lab.sweeps": {"lab.config", "lab.devices", "lab.runs", "lab.plots", "lab.tables", "model", "utils"},
 }
+# A preset's own file stands where a user's own does: on all the others, and none of them knows it.
+PRESETS = {f"model.{path.stem}" for path in (PROJECT / "conf" / "experiment").glob("*.yaml")} & SOURCES.keys()
+BELOW["preset"] = {*BELOW, "train", "evaluate"}
 LAB = {room for room in BELOW if room.startswith("lab.")}
 BELOW["evaluate"] = {*BELOW}
 BELOW["train"] = {*BELOW}
@@ -52,6 +55,8 @@ def roots(path: Path) -> set[str]:
 def room_of(module: str) -> str:
     """The room that a module of the project stands in."""
     parts = module.split(".")
+    if module in PRESETS:
+        return "preset"
     return ".".join(parts[:2]) if parts[0] == "lab" else parts[0]
 
 
