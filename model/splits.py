@@ -22,7 +22,7 @@ Split = Examples | Folder | Streamed
 Dataset = Callable[[str], Any]  # "train", "val" or "test" -> that split, as `load_split` takes it
 
 
-def dataset_of(target: Callable[..., Any], root: str, **keys: Any) -> Dataset:
+def dataset_of(target: Callable[..., Any], root: str, /, **keys: Any) -> Dataset:
     """The dataset that a function or a class of (split, root, **keys) makes.
 
     A function gives None for a split that it does not have; a class names those that it has in its attribute `splits`, or
