@@ -65,13 +65,20 @@ bench: $(VENV)/.dev  ## measure training against a bare loop, PyTorch's example 
 bench-sweep: $(VENV)/.runtime  ## measure a sweep against one command after the other
 	$(BIN)/python benchmarks/sweep.py
 
-gallery: $(VENV)/.runtime  ## draw the README's pictures anew (MNIST in data/ or DATA_ROOT)
+gallery: $(VENV)/.runtime  ## draw the pictures of docs/ anew (MNIST in data/ or DATA_ROOT)
+	$(BIN)/python train.py experiment=survival name=gallery_survival
 	$(BIN)/python train.py experiment=regression name=gallery_regression
+	$(BIN)/python train.py experiment=gaussians name=gallery_gaussians
 	$(BIN)/python train.py experiment=save_restore name=gallery_save_restore
 	$(BIN)/python train.py experiment=optimizers name=gallery_optimizers
 	$(BIN)/python train.py experiment=mnist_cnn name=gallery_mnist_cnn
-	$(BIN)/python evaluate.py run=$$(ls -d experiments/gallery_mnist_cnn/* | tail -1)
-	mkdir -p docs
-	cp $$(ls experiments/gallery_regression/*/fitted_curve.gif | tail -1) docs/
+	$(BIN)/python evaluate.py run=$(call LATEST,mnist_cnn)
+	$(BIN)/python train.py -m model=mlp,cnn optimizer.lr=1e-3,1e-2 seed=0,1,2 name=gallery_lr_study trainer.epochs=8
+	$(BIN)/python synthesize_results.py root=experiments/gallery_lr_study
+	cp experiments/gallery_survival/survival*.png experiments/gallery_survival/survival*.gif docs/
 	cp experiments/gallery_optimizers/losses.png experiments/gallery_save_restore/restored_curves.png docs/
-	cp $$(ls -d experiments/gallery_mnist_cnn/* | tail -1)/embedding.gif $$(ls -d experiments/gallery_mnist_cnn/* | tail -1)/mistakes.png docs/
+	cp experiments/gallery_lr_study/results_rows.png docs/
+	cp $(call LATEST,regression)/fitted_curve.gif $(call LATEST,gaussians)/class_regions.gif docs/
+	cp $(call LATEST,mnist_cnn)/embedding.gif $(call LATEST,mnist_cnn)/mistakes.png docs/
+
+LATEST = $$(ls -d experiments/gallery_$(1)/* | tail -1)
