@@ -40,8 +40,8 @@ def test_tensorboard_shows_one_line_a_run_with_its_hyperparameters(
     request_context = RequestContext()
     experiment = get_experiment.Handler(request_context, context, "", api_pb2.GetExperimentRequest()).run()
     columns = {info.name for info in experiment.hparam_infos}
-    assert {"optimizer.lr", "model.channels", "model.hidden_sizes", "seed", "model._target_"} <= columns
-    assert "val/accuracy" in {info.name.tag for info in experiment.metric_infos}
+    assert {"optimizer.lr", "model.channels", "model.hidden_sizes", "seed", "model"} <= columns
+    assert "accuracy/val" in {info.name.tag for info in experiment.metric_infos}
 
     request = api_pb2.ListSessionGroupsRequest(
         start_index=0,
@@ -49,19 +49,19 @@ def test_tensorboard_shows_one_line_a_run_with_its_hyperparameters(
         allowed_statuses=[api_pb2.STATUS_SUCCESS],
         col_params=[
             *(api_pb2.ColParams(hparam=name) for name in sorted(columns)),
-            api_pb2.ColParams(metric=api_pb2.MetricName(tag="val/accuracy", group="")),
+            api_pb2.ColParams(metric=api_pb2.MetricName(tag="accuracy/val", group="")),
         ],
     )
     groups = list_session_groups.Handler(request_context, context, "", request).run().session_groups
     assert len(groups) == 2
-    found = {group.hparams["model._target_"].string_value: group for group in groups}
-    for name, target, rate in [("mlp", "model.net.MLP", 0.02), ("cnn", "model.net.CNN", 0.03)]:
+    found = {group.hparams["model"].string_value: group for group in groups}
+    for name, target, rate in [("mlp", "MLP", 0.02), ("cnn", "CNN", 0.03)]:
         group = found[target]
         assert group.hparams["optimizer.lr"].number_value == rate
         assert group.hparams["seed"].number_value == 0
         values = {value.name.tag: value for value in group.metric_values}
         final = read(runs[name] / "metrics.json")["final"]
-        assert values["val/accuracy"].value == pytest.approx(final["val/accuracy"], rel=1e-6)
+        assert values["accuracy/val"].value == pytest.approx(final["val/accuracy"], rel=1e-6)
 
 
 def test_tensorboard_has_the_numbers_of_metrics_jsonl(run_train: Callable[..., Path]) -> None:
@@ -71,8 +71,9 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl(run_train: Callable[..., P
     multiplexer, _ = tensorboard_context(run)
     assert list(multiplexer.Runs()) == ["."]
     records = read_lines(run / "metrics.jsonl")
-    for tag in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
-        events = multiplexer.Tensors(".", tag)
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        split, metric = name.split("/")
+        events = multiplexer.Tensors(".", f"{metric}/{split}")
         values = [float(tensor_util.make_ndarray(event.tensor_proto)) for event in events]
         assert [event.step for event in events] == [record["step"] for record in records]
-        np.testing.assert_allclose(values, [record[tag] for record in records], rtol=1e-6)
+        np.testing.assert_allclose(values, [record[name] for record in records], rtol=1e-6)
