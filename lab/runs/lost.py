@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from lab.config.quoting import path_typed
-from lab.devices.launch import Lost
+from lab.devices.launch import GONE, Lost
 from lab.runs.files import read_json
 from lab.runs.lock import locked
 from lab.runs.logger import write_status
@@ -19,7 +19,7 @@ def record_lost(directory: Path, error: BaseException) -> None:
         return
     with contextlib.suppress(UserError, OSError), locked(directory):
         status = read_json(directory / "status.json", state=str, epoch=int, step=int, pid=int)
-        if status["state"] == "running":
+        if status["state"] == "running" or str(status.get("error")).endswith(GONE):  # said by one who knew no more
             position = {key: status[key] for key in ("epoch", "step", "pid")}
             write_status(directory, "failed", error=str(error), **position)
 
