@@ -121,7 +121,12 @@ class Restored:
     """A metric with a state that sees outputs and targets in their own units."""
 
     def __init__(self, metric: Any, units: Units) -> None:
-        self.metric, self.units, self.higher_is_better = metric, units, metric.higher_is_better
+        self.metric = metric if hasattr(metric, "update") else metric.metric  # without its direction beside it
+        self.units, self.higher_is_better = units, metric.higher_is_better
+
+    def to(self, device: torch.device) -> None:
+        if hasattr(self.metric, "to"):
+            self.metric.to(device)
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self.metric.update(self.units(outputs), self.units(targets))

@@ -154,6 +154,8 @@ def _refuse_what_has_no_effect(schema: type) -> None:
             raise UserError(
                 f"{key} has no effect here: a search goes on by itself with what is left of it; leave it out"
             )
+        if key == "run" and value.startswith("glob("):  # of the options of a group, of which there are none
+            raise UserError(f"{argument} matches no run directory; write a pattern: run='experiments/study/*/*'")
         if key == "hydra.run.dir" and schema is not TrainRequest:
             instead = "trials go to experiments_dir/name; set these" if trains else "leave it out"
             raise UserError(f"{key} has no effect here: {instead}")

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.devices.device import choose_device, keep_freed_memory
-from lab.devices.launch import Lost, agreed_directory, launched, launchers_store, num_launched, run_in_processes
+from lab.devices.launch import GONE, Lost, agreed_directory, launched, launchers_store, num_launched, run_in_processes
 from utils import UserError
 
 
@@ -284,5 +284,5 @@ def explained() -> Iterator[None]:
                 f"set trainer.parallel=ddp"
             ) from error
         if isinstance(error, torch.distributed.DistError) or "gloo" in text:
-            raise Lost("another process of this run has ended, or cannot be reached") from error
+            raise Lost(GONE) from error
         raise

@@ -17,6 +17,7 @@ from lab.devices.signals import Interrupted, StopSignals
 from utils import UserError
 
 MOST_PROCESSES = 128  # each of some hundred MB: a number typed wrongly, or in a run from someone else, ends no machine
+GONE = "another process of this run has ended, or cannot be reached"  # says one that knows no more
 SECONDS_TO_NOTICE = 30.0  # that a process with which one trained is gone
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,11 @@ def refuse_links(directory: Path) -> None:
     """UserError where a run directory that is to be written holds a link: what is written would land where that points."""
     for folder, subfolders, files in os.walk(directory):
         for path in (Path(folder, name) for name in (*subfolders, *files)):
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            try:
+                kind = path.lstat().st_mode
+            except FileNotFoundError:  # written and renamed by another process meanwhile
+                continue
+            if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 raise UserError(
                     f"{path} is no file but a link or a device, and what is written into {directory} could land elsewhere; "
                     f"put a copy of the file in its place, or remove it"

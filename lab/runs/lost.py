@@ -6,13 +6,11 @@ import contextlib
 from pathlib import Path
 
 from lab.config.quoting import path_typed
-from lab.devices.launch import Lost
+from lab.devices.launch import GONE, Lost
 from lab.runs.files import read_json
 from lab.runs.lock import locked
 from lab.runs.logger import write_status
 from utils import UserError, hint
-
-GONE = "another process of this run"  # how the processes that it has left say it, in lab/devices/distributed.py
 
 
 def record_lost(directory: Path, error: BaseException) -> None:
@@ -21,7 +19,7 @@ def record_lost(directory: Path, error: BaseException) -> None:
         return
     with contextlib.suppress(UserError, OSError), locked(directory):
         status = read_json(directory / "status.json", state=str, epoch=int, step=int, pid=int)
-        if status["state"] == "running" or GONE in str(status.get("error")):  # who launched it knows more
+        if status["state"] == "running" or str(status.get("error")).endswith(GONE):  # said by one who knew no more
             position = {key: status[key] for key in ("epoch", "step", "pid")}
             write_status(directory, "failed", error=str(error), **position)
 

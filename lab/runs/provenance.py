@@ -101,7 +101,7 @@ def _uncommitted_patch(new: Sequence[str]) -> str:
         return ""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "index"
-        shutil.copy(PROJECT / index, copy)
+        shutil.copy2(PROJECT / index, copy)  # with its time: git looks again at what was changed as late as that
         small = [name for name in new if (PROJECT / name).is_file() and (PROJECT / name).stat().st_size < 1e6]
         if small:
             _git("add", "--intent-to-add", "--", *small[:1000], GIT_INDEX_FILE=str(copy))

@@ -56,7 +56,7 @@ class Record:
         """
         write_file(directory / "config.yaml", OmegaConf.to_yaml(self.cfg).encode())
         record, patch = provenance(device, self.values, self.data_sha256)
-        record["data_notes"] = list(notes)
+        record |= {"data_notes": list(notes)} if notes else {}
         if is_new:
             write_file(directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(self.overrides))).encode())
             (directory / "uncommitted.patch").unlink(missing_ok=True)

@@ -240,6 +240,12 @@ class Run:
         position = {"epoch": progress.epoch, "step": progress.step}
         record = position | timing | {"lr": progress.learning_rate} | progress.final
         self.logger.epoch(record, num_epochs=self.record.cfg.trainer.epochs)
+        # The best so far, in the group of the metric that tells it: what HPARAMS shows is a tag's latest value.
+        self.logger.scalars(
+            {progress.monitor.replace("val/", "best/", 1): progress.best[progress.monitor]}, progress.step
+        )
+        if self.record.cfg.trainer.histograms:
+            self.logger.histograms(self.model, progress.step)
         if progress.num_skipped:
             self.logger.say(f"skipped {progress.num_skipped} steps so far, whose fp16 gradient was not finite")
         self.check()
@@ -253,13 +259,13 @@ class Run:
     def save(self) -> None:
         """Writes last.pt, unless it would hold a number that is not finite, or the directory is another one."""
         self.check()
+        self.check_place()
         self.last.save(self.directory / "last.pt", keep=self.directory / "before.pt")
         if self.world.is_main:
             self.write_status("running")
 
     def check(self) -> None:
         """Raises Diverged where the loss of a step, or a weight, is not finite: the loss is from before the step."""
-        self.check_place()
         self.meter.check(self.progress)
         tensors = [local(tensor) for tensor in self.model.state_dict().values() if tensor.is_floating_point()]
         if tensors and self.world.sum(torch.stack([~tensor.isfinite().all() for tensor in tensors]).sum()) > 0:

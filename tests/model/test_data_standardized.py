@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import Outcome, read
+from omegaconf import OmegaConf
 from transform_cases import epoch_of, streamed, table
 
 from evaluate import load_run
+from lab.config.builders import build_metrics
 from lab.runs.meter import Meter
 from model.augment import Normalize
 from model.datasets import quadratic
 from model.examples import Examples
-from model.metrics import default_metrics, in_units
+from model.metrics import default_metrics
 from model.net import DataSpec
 from model.splits import describe
 
@@ -80,7 +82,8 @@ def test_metrics_are_in_the_units_of_the_targets() -> None:
     guesses = targets + generator.normal(0, [5, 0.1], (64, 2))
     spec = DataSpec((3,), 2, "regression", target_mean=(100.0, -3.0), target_std=(20.0, 0.5))
     scaled = [torch.from_numpy((x - spec.target_mean) / spec.target_std).float() for x in (guesses, targets)]
-    metrics = {**default_metrics(spec), "worst": in_units(Memory(), spec)}
+    node = {"worst": {"_target_": "test_data_standardized.Memory", "higher_is_better": False}}
+    metrics = {**default_metrics(spec), **build_metrics(OmegaConf.create({"metrics": node}), spec)}
     assert {name: one.higher_is_better for name, one in metrics.items()} == {"rmse": False, "r2": True, "worst": False}
     first, second = (Meter(metrics) for _ in range(2))
     for half in (slice(40), slice(40, 64)):

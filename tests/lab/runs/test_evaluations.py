@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -15,7 +16,7 @@ from filelock import FileLock
 from helpers.commands import Outcome, assert_one_line, read
 
 from lab.runs.checkpoint import load_tensors
-from lab.runs.lock import held
+from lab.runs.lock import held, refuse_links
 from lab.runs.reading import read_run
 from lab.tables.content import heading
 from lab.tables.summary import summarize
@@ -63,6 +64,7 @@ def test_a_pattern_that_matches_nothing(run_command: Callable[..., Outcome], tmp
     assert_one_line(run_command("evaluate", f"run={tmp_path}/*/*"), f"{tmp_path}/*/*", "matches no run")
     assert_one_line(run_command("evaluate", f"run=[{tmp_path}/*]"), "matches no run")
     assert_one_line(run_command("evaluate", "run=[]"), "empty list")
+    assert_one_line(run_command("evaluate", "-m", "run=glob(*)"), "matches no run", "run='experiments/study/*/*'")
 
 
 def test_several_runs_are_not_exported(study: Path, run_command: Callable[..., Outcome]) -> None:
@@ -162,3 +164,12 @@ def test_the_loader_of_an_evaluation_is_closed(
     assert run_command("evaluate", f"run={run}").code == 0
     assert closed == [read(run / "evaluation.json")["num_examples"]]
     shutil.rmtree(run)
+
+
+def test_a_file_that_vanishes_while_links_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the temporary file of another evaluation does, once it has its name."""
+    monkeypatch.setattr(os, "walk", lambda folder: [(str(folder), [], [".evaluation.json.tmp"])])
+    refuse_links(tmp_path)
+    (tmp_path / ".evaluation.json.tmp").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="link"):
+        refuse_links(tmp_path)

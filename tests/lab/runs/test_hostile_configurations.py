@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from evaluate import load_run
 from lab.config.targets import SLOTS
+from lab.runs.checkpoint import load_tensors, save_tensors
 from lab.runs.loading import load_config
 from lab.runs.reading import read_run
 from utils import UserError
@@ -114,6 +115,9 @@ def test_a_module_of_ones_own_is_imported(run: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr("lab.config.imports.PROJECT", tmp_path)  # where one's own modules are
     for target in ("my_hostile_test_net.Net", "my_hostile_test_nets.small.Net"):
         change_config(run, model___target_=target)
+        state = load_tensors(run / "best.pt")
+        state["configuration"]["model._target_"] = target
+        save_tensors(run / "best.pt", state)
         assert type(load_run(run)[0]).__name__ == "MLP"
 
 

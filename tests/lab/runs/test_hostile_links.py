@@ -22,6 +22,7 @@ LINKS = [
     *("metrics.jsonl", "train.log", "status.json", "config.yaml", "provenance.json", "metrics.json", "evaluation.json"),
     *("best.pt", "last.pt", "before.pt", ".lock", ".lock.owner", ".config.yaml.tmp", ".evaluation.json.tmp"),
     *("events.out.tfevents.1.x.2", "learning_curves.png", "projector_config.pbtxt", ".model.safetensors", "00000/x"),
+    *("outcomes.pt", ".outcomes.pt.tmp", "test_openings.jsonl", ".lock.evaluation"),
 ]
 
 

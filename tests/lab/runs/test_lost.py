@@ -13,6 +13,7 @@ import pytest
 from helpers.commands import Outcome, read
 from helpers.processes import fork
 
+from lab.devices.launch import GONE, Lost
 from lab.runs.lock import locked
 from lab.runs.logger import write_status
 from lab.runs.lost import explain_lost, record_lost
@@ -35,6 +36,14 @@ def test_whoever_notices_says_so(run: Path) -> None:
     }
     assert "process 0 has ended; go on with: python " in str(error)
     assert shlex.split(str(error))[-1] == f"resume={run}"
+
+
+def test_who_knows_more_has_the_last_word(run: Path) -> None:
+    record_lost(run, Lost(GONE))
+    assert read(run / "status.json")["error"] == GONE
+    for error in ("process 0 was killed", "something else"):
+        record_lost(run, Lost(error))
+        assert read(run / "status.json")["error"] == "process 0 was killed"
 
 
 @pytest.mark.parametrize("state", ["finished", "diverged", "interrupted", "failed"])

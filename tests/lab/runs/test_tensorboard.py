@@ -40,7 +40,7 @@ def test_tensorboard_shows_one_line_a_run_with_its_hyperparameters(
     request_context = RequestContext()
     experiment = get_experiment.Handler(request_context, context, "", api_pb2.GetExperimentRequest()).run()
     columns = {info.name for info in experiment.hparam_infos}
-    assert {"optimizer.lr", "model.channels", "model.hidden_sizes", "seed", "model._target_"} <= columns
+    assert {"optimizer.lr", "model.channels", "model.hidden_sizes", "seed", "model"} <= columns
     assert "accuracy/val" in {info.name.tag for info in experiment.metric_infos}
 
     request = api_pb2.ListSessionGroupsRequest(
@@ -54,8 +54,8 @@ def test_tensorboard_shows_one_line_a_run_with_its_hyperparameters(
     )
     groups = list_session_groups.Handler(request_context, context, "", request).run().session_groups
     assert len(groups) == 2
-    found = {group.hparams["model._target_"].string_value: group for group in groups}
-    for name, target, rate in [("mlp", "model.net.MLP", 0.02), ("cnn", "model.net.CNN", 0.03)]:
+    found = {group.hparams["model"].string_value: group for group in groups}
+    for name, target, rate in [("mlp", "MLP", 0.02), ("cnn", "CNN", 0.03)]:
         group = found[target]
         assert group.hparams["optimizer.lr"].number_value == rate
         assert group.hparams["seed"].number_value == 0
