@@ -132,7 +132,7 @@ def evaluate(directory: Path, cfg: DictConfig, checkpoint: str, split: str, devi
             f"the classes of the {split} split in {cfg.data.root} are not those that {directory} was trained on"
         )
     precision = choose_precision(cfg.trainer.precision, device, model, task=spec.task, batch_size=cfg.data.batch_size)
-    objective = Objective(model, build_loss(cfg, spec, model), device, precision)
+    objective = Objective(model, build_loss(cfg, spec, model), device, precision).eval()  # in which it is also drawn
     has_classes, losses = spec.task == "classification", list[Tensor]()
     with closing(make_eval_loader(cfg, examples, spec, device)) as loader:
         predictions: Any = keeping_losses(predict(objective, loader), losses)

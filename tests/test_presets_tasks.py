@@ -71,7 +71,9 @@ def tiny(preset: str, root: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("preset", TINY)
-def test_a_preset_goes_on_bit_for_bit_after_a_kill(preset: str, small_data: Path, tmp_path: Path) -> None:
+def test_a_preset_goes_on_bit_for_bit_after_a_kill(
+    preset: str, small_data: Path, run_command: Callable[..., Outcome], tmp_path: Path
+) -> None:
     arguments = tiny(preset, small_data, "trainer.checkpoint_every=1")
     cfg = checked(recorded_part(compose(*arguments)), TrainConfig)
     expected = whole_run(cfg, tmp_path / "whole")
@@ -92,6 +94,8 @@ def test_a_preset_goes_on_bit_for_bit_after_a_kill(preset: str, small_data: Path
     assert_same(outcome_of(tmp_path / "killed"), expected)
     for name in ["learning_curves.png", *TINY[preset][1]]:
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    evaluated = run_command("evaluate", f"run={tmp_path / 'killed'}")  # with its pictures
+    assert evaluated.code == 0, evaluated.err
 
 
 @pytest.mark.parametrize("preset", TINY)
