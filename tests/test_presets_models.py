@@ -22,6 +22,7 @@ from lab.config.command import checked
 from lab.config.schema import TrainConfig
 from lab.runs.directory import recorded_part
 from lab.runs.run import Run
+from lab.sweeps import findings
 from model.char_gpt import CharGPT, characters, next_character
 from model.gan import centres, coverage, modes
 from model.net import DataSpec
@@ -92,8 +93,14 @@ def test_a_preset_goes_on_bit_for_bit_after_a_kill(preset: str, small_data: Path
 
 @pytest.mark.parametrize("preset", TINY)
 def test_a_preset_is_swept_searched_evaluated_and_trained_on_two_devices(
-    preset: str, small_data: Path, run_command: Callable[..., Outcome], warm: Warm, tmp_path: Path
+    preset: str,
+    small_data: Path,
+    run_command: Callable[..., Outcome],
+    warm: Warm,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(findings, "PRESETS", tmp_path / "found")  # where a search writes its own
     arguments = tiny(preset, small_data, f"experiments_dir={tmp_path}")
     swept = run_command("train", "-m", *arguments, "seed=0,1", "trainer.images=false", "name=swept")
     assert swept.code == 0, swept.err
