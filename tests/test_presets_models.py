@@ -91,6 +91,7 @@ def test_a_preset_goes_on_bit_for_bit_after_a_kill(preset: str, small_data: Path
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", TINY)
 def test_a_preset_is_swept_searched_evaluated_and_trained_on_two_devices(
     preset: str,

@@ -98,6 +98,7 @@ def test_a_preset_goes_on_bit_for_bit_after_a_kill(
     assert evaluated.code == 0, evaluated.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", TINY)
 def test_a_preset_is_swept_searched_evaluated_and_trained_on_two_devices(
     preset: str,

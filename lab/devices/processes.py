@@ -17,13 +17,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from lab.devices.signals import SIGNALS, Interrupted, die_with_parent, interrupt_once
+from lab.devices.signals import SIGNALS, Interrupted, die_with_parent
 from utils import PROJECT
 
 LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
@@ -150,7 +151,7 @@ def _work(
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own is one for many processes, and outlives one that is killed
     try:
-        signal.signal(signal.SIGINT, interrupt_once)
+        signal.signal(signal.SIGINT, partial(_leave_at_once, results))
         results.send(None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         results.send(Outcome(function(*arguments)))
@@ -158,6 +159,12 @@ def _work(
         results.send(tell(error))
         leave(code=1)
     leave(code=0)
+
+
+def _leave_at_once(results: Any, signum: int, _: Any) -> NoReturn:
+    """What Ctrl-C does before the function listens to it, with nothing to save; an exception could be lost where it comes."""
+    results.send(tell(Interrupted(signum)))
+    os._exit(1)
 
 
 def tell(error: BaseException) -> Outcome:

@@ -100,12 +100,6 @@ class StopSignals:
         os.close(self.writer)
 
 
-def interrupt_once(signum: int, _: Any) -> None:
-    """Raises Interrupted the first time: what is written because of it is not to be interrupted in turn."""
-    signal.signal(signum, signal.SIG_IGN)
-    raise Interrupted(signum)
-
-
 def die_with_parent() -> None:
     """Ends this process when the one that asked for it is gone, or the one that it was forked from; for a thread."""
     parent, forked_from = multiprocessing.parent_process(), os.getppid()

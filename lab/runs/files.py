@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -20,8 +21,11 @@ MOST_LEVELS = 100  # of nesting; libyaml's own reader ends the process at some t
 def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
     """The content of a regular file of so many bytes at most; OSError, UserError for a pipe, a device, a larger one."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor has no path; O_NONBLOCK: a pipe would wait
-        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} cannot be read (it is no file)")
         if status.st_size > most:

@@ -225,7 +225,8 @@ class Run:
 
     def log_step(self, loss: float, learner: Any, bar: Any) -> None:
         """The line of a step: the mean loss of the recent ones, the learning rate, the norm of the gradient."""
-        norm = gradient_norm(learner.weights) if learner.norm is None else float(learner.norm)
+        known = getattr(learner, "norm", None)  # where it is clipped
+        norm = gradient_norm(learner.weights) if known is None else float(known)
         values = {"step/loss": loss, "step/lr": self.progress.learning_rate, "step/gradient_norm": norm}
         self.logger.step(values, self.progress.step, bar)
 

@@ -134,8 +134,8 @@ def test_a_run_that_is_read_only_is_evaluated_in_one_line(
         return open_file(path, mode, *rest, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
-    assert_one_line(run_command("evaluate", f"run={run}"), "evaluation.json", "Read-only file system", code=1)
-    assert not list(run.glob("*evaluation*"))
+    assert_one_line(run_command("evaluate", f"run={run}"), "outcomes.pt", "Read-only file system", code=1)
+    assert not list(run.glob("evaluation*"))
 
 
 def test_files_where_folders_should_be_are_one_line(

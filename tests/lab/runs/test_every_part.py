@@ -33,6 +33,7 @@ from lab.runs.loading import load_config
 from lab.runs.logger import RunLogger
 from lab.runs.progress import Progress, TrainingMeter
 from model.batching import Batch
+from model.ema import MovingAverage
 from model.net import MLP, DataSpec
 from model.schedule import Schedule
 from utils import RandomState
@@ -97,7 +98,7 @@ class Seen:
 
 
 MOODY = ["model._target_=test_every_part.Moody", *NO_OPTIONS, "optimizer.lr=0.01", "scheduler=cosine"]
-MOODY += ["trainer.precision=fp16", "trainer.animate=true", "trainer.log_every=19"]
+MOODY += ["trainer.precision=fp16", "trainer.animate=true", "trainer.log_every=19", "trainer.ema=0.9"]
 MOODY += ["learner._target_=test_every_part.Forgetful", "metrics=classification"]
 MOODY += ["+metrics.seen._target_=test_every_part.Seen", "+metrics.seen.higher_is_better=true"]
 
@@ -115,6 +116,7 @@ ENDS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
 # What is left out of the state that is restored -> what restores it.
 PARTS: dict[str, type] = {
     "model": torch.nn.Module,
+    "average": MovingAverage,
     "optimizer": torch.optim.Optimizer,
     "schedule": Schedule,
     "scaler": torch.amp.GradScaler,
