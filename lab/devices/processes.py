@@ -162,7 +162,7 @@ def _work(
 
 
 def _leave_at_once(results: Any, signum: int, _: Any) -> NoReturn:
-    """What Ctrl-C does before the function listens to it, with nothing to save; an exception could be lost where it comes."""
+    """What Ctrl-C does until the function listens to it, and has something to save: an exception could get lost."""
     results.send(tell(Interrupted(signum)))
     os._exit(1)
 
