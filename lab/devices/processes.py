@@ -17,14 +17,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, NoReturn
 
 import torch
 from tqdm import tqdm
 
-from lab.devices.signals import SIGNALS, Interrupted, die_with_parent
+from lab.devices.signals import SIGNALS, EndsAtOnce, Interrupted, die_with_parent
 from utils import PROJECT
 
 LOST = 255  # what multiprocessing takes for the exit code of a process that nobody can tell it of
@@ -151,7 +150,7 @@ def _work(
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own is one for many processes, and outlives one that is killed
     try:
-        signal.signal(signal.SIGINT, partial(_leave_at_once, results))
+        signal.signal(signal.SIGINT, EndsAtOnce(lambda error: results.send(tell(error))))
         results.send(None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         results.send(Outcome(function(*arguments)))
@@ -159,12 +158,6 @@ def _work(
         results.send(tell(error))
         leave(code=1)
     leave(code=0)
-
-
-def _leave_at_once(results: Any, signum: int, _: Any) -> NoReturn:
-    """What Ctrl-C does until the function listens to it, and has something to save: an exception could get lost."""
-    results.send(tell(Interrupted(signum)))
-    os._exit(1)
 
 
 def tell(error: BaseException) -> Outcome:

@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 # Ctrl-C, the polite kill, and the warnings that clusters send some time before they kill.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
@@ -83,6 +84,9 @@ class StopSignals:
             return
         before = self.before.get(self.noted)
         self._let_go()
+        if isinstance(before, EndsAtOnce):  # what is written because of the signal is not to be interrupted in turn
+            signal.signal(self.noted, signal.SIG_IGN)
+            raise Interrupted(self.noted)
         try:
             if callable(before):
                 before(self.noted, None)
@@ -98,6 +102,20 @@ class StopSignals:
         self._let_go()
         os.close(self.reader)
         os.close(self.writer)
+
+
+class EndsAtOnce:
+    """What a signal does to a process that has nothing to save yet: an exception could get lost where it arrives.
+
+    tell: is given the Interrupted that it stands for.
+    """
+
+    def __init__(self, tell: Callable[[Interrupted], Any]) -> None:
+        self.tell = tell
+
+    def __call__(self, signum: int, _: Any) -> NoReturn:
+        self.tell(Interrupted(signum))
+        os._exit(1)
 
 
 def die_with_parent() -> None:
