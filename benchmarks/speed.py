@@ -124,7 +124,7 @@ def run_project(case: Case, device: torch.device, num_steps: int, pause: Pause) 
         with contextlib.suppress(Done), run:
             run.restore(parts, best={})
             while True:
-                progress.end_epoch(train_epoch(learner, data, meter, run) | {progress.monitor: 0.0})
+                progress.end_epoch(train_epoch(learner, data, meter, run) | {"val/loss": 0.0, progress.monitor: 0.0})
 
 
 def run_example(case: Case, device: torch.device, num_steps: int, pause: Pause) -> None:
