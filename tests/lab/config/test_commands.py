@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Outcome
-from test_mistakes import assert_one_line
+from helpers.commands import assert_one_line
 
 PROJECT = Path(__file__).resolve().parents[3]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Outcome
-from test_mistakes import assert_one_line
+from helpers.commands import assert_one_line
 
 OLD = ["experiment=digits_mlp", "scheduler=onecycle", "trainer.epochs=1", "data.limit=90", "model.hidden_sizes=[5]"]
 

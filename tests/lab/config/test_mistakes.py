@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Outcome
+from helpers.commands import Outcome, assert_one_line
 
 from model.examples import Examples
 
@@ -37,15 +37,6 @@ def unannotated(split, root):  # type: ignore[no-untyped-def]
 def of_no_kind(split, root):  # type: ignore[no-untyped-def]
     """No dataset, as is seen when it has been called."""
     return 3
-
-
-def assert_one_line(outcome: Outcome, *parts: str, code: int = 2) -> None:
-    assert outcome.code == code, outcome.err
-    assert "Traceback" not in outcome.err + outcome.out
-    assert len([line for line in outcome.err.splitlines() if line.strip()]) == 1, outcome.err
-    assert not outcome.out.strip()
-    for part in parts:
-        assert part in outcome.err, outcome.err
 
 
 DATA = "data._target_=test_mistakes."

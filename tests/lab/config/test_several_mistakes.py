@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Outcome
-from test_mistakes import DATA, assert_one_line
+from helpers.commands import assert_one_line
+from test_mistakes import DATA
 
 SEVERAL = {
     "a cycle of two": (["data.root=${name}", "name=${data.root}"], ["name"]),
